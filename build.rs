@@ -1,0 +1,16 @@
+//! Compiles the protos without protoc.
+
+use std::path::PathBuf;
+
+const PROTOS: [&str; 1] = ["leadfold/v1/lead_service.proto"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    // The compiler's own encoding: going through prost-types would drop options and comments from reflection.
+    std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! `action_log.completed` and `action_log.failed`.
+
+use serde::Deserialize;
+
+use super::{Payload, Size, Text, text};
+
+/// The event as a whole.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the sender's names
+pub struct ActionLogEvent<'a> {
+    #[serde(borrow)]
+    pub event: Text<'a>,
+    #[serde(borrow, default)]
+    pub workspace_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub action_log: Option<ActionLog<'a>>,
+    #[serde(borrow, default)]
+    pub occurred_at: Option<Text<'a>>,
+}
+
+/// The action.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the sender's names
+pub struct ActionLog<'a> {
+    #[serde(borrow)]
+    pub id: Option<Text<'a>>,
+    #[serde(borrow, rename = "type")]
+    pub kind: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub status: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub lead_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub summary: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub error: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub input: Option<Payload<'a>>,
+    #[serde(borrow)]
+    pub output: Option<Payload<'a>>,
+    #[serde(borrow)]
+    pub messages: Option<Vec<Option<Message<'a>>>>,
+    #[serde(borrow)]
+    pub completed_at: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub agent_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub parent_action_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub tool: Option<Tool<'a>>,
+}
+
+/// A message of an action. Its subject and body are skipped: they are never stored.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the sender's names
+pub struct Message<'a> {
+    #[serde(borrow)]
+    pub id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub channel: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub direction: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub documents: Option<Vec<Option<MessageDocument<'a>>>>,
+}
+
+/// A document of a message.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the sender's names
+pub struct MessageDocument<'a> {
+    #[serde(borrow)]
+    pub id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub filename: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub mime_type: Option<Text<'a>>,
+    pub size: Option<Size>,
+}
+
+/// The tool of a tool call.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+#[allow(missing_docs)] // the sender's names
+pub struct Tool<'a> {
+    #[serde(borrow)]
+    pub name: Option<Text<'a>>,
+}
+
+impl<'a> ActionLog<'a> {
+    /// The messages that are there.
+    pub fn messages(&self) -> impl Iterator<Item = (usize, &Message<'a>)> {
+        let all = self.messages.iter().flatten().enumerate();
+        all.filter_map(|(index, message)| Some((index, message.as_ref()?)))
+    }
+
+    /// The name of the tool, empty if there is none.
+    pub fn tool_name(&self) -> &str {
+        self.tool.as_ref().map_or("", |tool| text(&tool.name))
+    }
+}
+
+impl<'a> Message<'a> {
+    /// The documents that are there.
+    pub fn documents(&self) -> impl Iterator<Item = (usize, &MessageDocument<'a>)> {
+        let all = self.documents.iter().flatten().enumerate();
+        all.filter_map(|(index, document)| Some((index, document.as_ref()?)))
+    }
+}

@@ -1,0 +1,61 @@
+//! `document.received` and `document.extracted`. Signed URLs, metadata and results are skipped.
+
+use serde::Deserialize;
+
+use super::{Size, Text};
+
+/// `document.received`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)] // the sender's names
+pub struct DocumentReceived<'a> {
+    #[serde(borrow, default)]
+    pub workspace_id: Option<Text<'a>>,
+    #[serde(borrow, default)]
+    pub document: Option<ReceivedDocument<'a>>,
+    #[serde(borrow, default)]
+    pub occurred_at: Option<Text<'a>>,
+}
+
+/// The document of a `document.received`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the sender's names
+pub struct ReceivedDocument<'a> {
+    #[serde(borrow)]
+    pub id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub lead_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub filename: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub mime_type: Option<Text<'a>>,
+    pub size: Option<Size>,
+    #[serde(borrow)]
+    pub created_at: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub message_id: Option<Text<'a>>,
+}
+
+/// `document.extracted`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+#[allow(missing_docs)] // the sender's names
+pub struct DocumentExtracted<'a> {
+    #[serde(borrow)]
+    pub workspace_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub lead_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub external_lead_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub document_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub external_id: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub status: Option<Text<'a>>,
+    #[serde(borrow)]
+    pub summary: Option<Text<'a>>,
+    #[serde(borrow, rename = "type")]
+    pub document_type: Option<Text<'a>>,
+}
