@@ -11,6 +11,20 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     // The compiler's own encoding: going through prost-types would drop options and comments from reflection.
     std::fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
-    tonic_prost_build::configure().compile_fds(compiler.file_descriptor_set())?;
+
+    tonic_prost_build::configure().build_server(false).compile_fds(compiler.file_descriptor_set())?;
+
+    // The server takes watch messages that are encoded already, once for all streams, and buffers that suit
+    // small messages: see src/grpc/wire.rs.
+    let server = out.join("server");
+    std::fs::create_dir_all(&server)?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .extern_path(".leadfold.v1", "crate::api")
+        .extern_path(".leadfold.v1.WatchLeadResponse", "crate::grpc::wire::Encoded")
+        .extern_path(".leadfold.v1.WatchLeadsResponse", "crate::grpc::wire::Encoded")
+        .codec_path("crate::grpc::wire::SmallBufferCodec")
+        .out_dir(server)
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub enum Outcome {
 }
 
 /// Why a store could not do what was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// The lead belongs to another workspace.
     #[error("the lead belongs to another workspace")]
@@ -109,6 +109,8 @@ pub enum FeedEvent {
         workspace_id: String,
         /// Its new version; zero if it was deleted.
         version: u64,
+        /// Its version before; zero if it is new.
+        previous: u64,
     },
     /// Changes may have been missed: read again whatever matters.
     Gap,
@@ -129,6 +131,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a lead in one consistent state; with `since`, also the activities above that version. `None`: it
     /// does not exist.
     async fn read(&self, lead_id: &str, since: Option<u64>) -> Result<Option<Read>, StoreError>;
+
+    /// Whether a lead that cannot be read was deleted, rather than never heard of.
+    async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError>;
 
     /// Lists the leads of a workspace.
     async fn list(&self, query: &ListQuery) -> Result<Vec<Place>, StoreError>;

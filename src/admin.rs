@@ -1,0 +1,69 @@
+//! The admin edge: is it alive, is it ready, how is it doing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
+use tokio::time::timeout;
+
+use crate::store::Store;
+use crate::watch::Hub;
+
+/// How long a look at the store may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is looked at.
+#[derive(Clone)]
+pub struct Health {
+    /// Where leads are kept.
+    pub store: Arc<dyn Store>,
+    /// Who follows the feed.
+    pub hub: Arc<Hub>,
+}
+
+impl Health {
+    /// What is wrong with each part; `None` where nothing is.
+    pub async fn report(&self) -> [(&'static str, Option<String>); 3] {
+        let store = match timeout(CHECK_TIMEOUT, self.store.check()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some("the store does not answer".to_owned()),
+        };
+        let silence = self.hub.silence().as_millis();
+        let feed = (!self.hub.is_trusted()).then(|| format!("the change feed has been silent for {silence} ms"));
+        [("store", store), ("feed", feed), ("server", self.hub.is_draining().then(|| "shutting down".to_owned()))]
+    }
+
+    /// Nothing is wrong.
+    pub async fn is_ready(&self) -> bool {
+        self.report().await.iter().all(|(_, wrong)| wrong.is_none())
+    }
+}
+
+#[derive(Clone)]
+struct Admin {
+    health: Health,
+    metrics: PrometheusHandle,
+}
+
+/// The routes of the admin listener.
+pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(render)).with_state(Admin { health, metrics })
+}
+
+async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
+    let report = admin.health.report().await;
+    let ready = report.iter().all(|(_, wrong)| wrong.is_none());
+    let parts: serde_json::Map<_, _> = report.into_iter().map(|(part, wrong)| (part.to_owned(), json!(wrong.unwrap_or_else(|| "ok".to_owned())))).collect();
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(json!({ "ready": ready, "parts": parts })))
+}
+
+async fn render(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render())
+}

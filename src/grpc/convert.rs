@@ -1,0 +1,126 @@
+//! Domain to API.
+
+use prost_types::Timestamp as ApiTime;
+
+use crate::api;
+use crate::lead::{Activity, ChecklistItem, Document, DOCUMENTS_SHOWN, Lead, ProfileKey};
+use crate::time::Timestamp;
+use crate::watch::{Changed, What};
+
+fn time(time: Timestamp) -> ApiTime {
+    let micros = time.micros();
+    ApiTime { seconds: micros.div_euclid(1_000_000), nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0) }
+}
+
+/// The domain's time of an API time. Beyond what a timestamp may hold, the nearest that it may.
+pub fn timestamp(time: &ApiTime) -> Timestamp {
+    Timestamp::from_micros(time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000))
+}
+
+/// A lead.
+pub fn lead(lead: &Lead) -> api::Lead {
+    let profile = |key: ProfileKey| lead.profile.get(&key).map(|field| field.value.clone()).unwrap_or_default();
+    let activity_counts = lead.activity_counts.iter();
+    let message_counts = lead.message_counts.iter();
+    api::Lead {
+        lead_id: lead.lead_id.clone(),
+        workspace_id: lead.workspace_id.clone(),
+        external_id: profile(ProfileKey::ExternalId),
+        version: lead.version,
+        first_activity_time: lead.first_activity.map(time),
+        latest_activity_time: lead.latest_time().map(time),
+        // A version is the time of the change in ms, or a little more where changes came faster.
+        update_time: (lead.version > 0).then(|| time(Timestamp::from_millis(i64::try_from(lead.version).unwrap_or(i64::MAX)))),
+        latest_activity: lead.latest_activity.as_ref().map(activity),
+        activity_counts: activity_counts.map(|((kind, status), count)| api::ActivityCount { r#type: kind.clone(), status: status.clone(), count: *count }).collect(),
+        message_count: lead.message_counts.values().map(|messages| messages.count).sum(),
+        message_counts: message_counts
+            .map(|((channel, direction), messages)| api::MessageCount {
+                channel: channel.clone(),
+                direction: direction.clone(),
+                count: messages.count,
+                latest_time: Some(time(messages.latest)),
+            })
+            .collect(),
+        document_count: lead.documents.len() as u64,
+        documents: lead.documents.iter().take(DOCUMENTS_SHOWN).map(document).collect(),
+        profile: Some(api::Profile {
+            first_name: profile(ProfileKey::FirstName),
+            middle_name: profile(ProfileKey::MiddleName),
+            last_name: profile(ProfileKey::LastName),
+            phone_number: profile(ProfileKey::PhoneNumber),
+            email: profile(ProfileKey::Email),
+            business_name: profile(ProfileKey::BusinessName),
+            website: profile(ProfileKey::Website),
+            source: profile(ProfileKey::Source),
+        }),
+        checklist_items: lead.checklist.values().map(checklist_item).collect(),
+        application_complete_time: lead.completion.map(|completion| time(completion.time)),
+    }
+}
+
+/// An activity.
+pub fn activity(activity: &Activity) -> api::Activity {
+    api::Activity {
+        action_id: activity.action_id.clone(),
+        r#type: activity.kind.clone(),
+        status: activity.status.clone(),
+        summary: activity.summary.clone(),
+        error: activity.error.clone(),
+        complete_time: Some(time(activity.time)),
+        channel: activity.channel.clone(),
+        direction: activity.direction.clone(),
+        message_count: activity.message_count(),
+        document_ids: activity.document_ids.clone(),
+        tool_name: activity.tool_name.clone(),
+        agent_id: activity.agent_id.clone(),
+        parent_action_id: activity.parent_action_id.clone(),
+        version: activity.version,
+    }
+}
+
+/// A document.
+pub fn document(document: &Document) -> api::Document {
+    api::Document {
+        document_id: document.document_id.clone(),
+        external_id: document.text(|mention| &mention.external_id).to_owned(),
+        filename: document.text(|mention| &mention.filename).to_owned(),
+        mime_type: document.text(|mention| &mention.mime_type).to_owned(),
+        size_bytes: document.told(|mention| mention.size),
+        message_id: document.text(|mention| &mention.message_id).to_owned(),
+        action_id: document.text(|mention| &mention.action_id).to_owned(),
+        create_time: Some(time(document.create_time())),
+        extraction: document.extraction.as_ref().map(|extraction| api::Extraction {
+            status: extraction.status.clone(),
+            document_type: extraction.document_type.clone(),
+            summary: extraction.summary.clone(),
+            update_time: Some(time(extraction.time)),
+        }),
+    }
+}
+
+fn checklist_item(item: &ChecklistItem) -> api::ChecklistItem {
+    api::ChecklistItem {
+        checklist_item_id: item.item_id.clone(),
+        code: item.code.clone(),
+        status: item.status.clone(),
+        value: item.value.clone(),
+        update_time: item.time.map(time),
+        document_ids: item.document_ids.clone(),
+    }
+}
+
+/// A change.
+pub fn change(changed: &Changed) -> api::LeadChange {
+    use api::lead_change::Change;
+    api::LeadChange {
+        version: changed.version,
+        change: Some(match &changed.what {
+            What::Activity(new) => Change::Activity(activity(new)),
+            What::Document(new) => Change::Document(document(new)),
+            What::Profile(key) => Change::ProfileField(key.name().to_owned()),
+            What::Completion => Change::ProfileField("application_complete_time".to_owned()),
+            What::ChecklistItem(item) => Change::ChecklistItem(checklist_item(item)),
+        }),
+    }
+}

@@ -1,0 +1,43 @@
+//! The gRPC edge: a thin skin over the store and the hub.
+
+use std::sync::Arc;
+
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+use crate::api;
+use crate::store::Store;
+use crate::watch::Hub;
+
+pub mod convert;
+mod page_token;
+mod service;
+mod status;
+mod watch;
+pub mod wire;
+
+/// The server's side of the API, generated from `proto/`.
+#[allow(missing_docs, clippy::all, clippy::pedantic)] // generated
+mod server {
+    include!(concat!(env!("OUT_DIR"), "/server/leadfold.v1.rs"));
+}
+
+/// The full name of the service, as health checks name it.
+pub const SERVICE_NAME: &str = "leadfold.v1.LeadService";
+
+/// What the gRPC listener serves: the API, health, reflection. The reporter says how the service is.
+///
+/// # Errors
+/// The descriptors do not fit reflection: then this program was built wrongly.
+pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyhow::Result<(Routes, HealthReporter)> {
+    let watches = watch::Watches::new(hub, Arc::clone(&store), max_watches);
+    let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
+    let (reporter, health) = tonic_health::server::health_reporter();
+    // Both versions of reflection: older tools speak only v1alpha. They also tell of the error details.
+    let reflection = || {
+        let own = [api::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET];
+        own.into_iter().fold(tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
+    };
+    let routes = Routes::new(service).add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    Ok((routes, reporter))
+}

@@ -1,0 +1,184 @@
+//! `LeadService`: each rpc translates, calls, and translates back.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::page_token;
+use super::status::{invalid, not_found};
+use super::watch::{Admission, WatchStream, Watches};
+use super::{convert, server};
+use crate::api;
+use crate::fold::MAX_ID_BYTES;
+use crate::lead::Lead;
+use crate::store::{ActivityPlace, ListQuery, Place, Store};
+
+/// Leads of one batch.
+const MAX_BATCH: usize = 1000;
+/// Page sizes: of leads, and of the parts of one lead.
+const DEFAULT_PAGE: usize = 50;
+const MAX_LEADS_PAGE: usize = 200;
+const MAX_PARTS_PAGE: usize = 1000;
+/// A page of leads ends early rather than be larger: clients take 4 MiB unless told otherwise.
+const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// Leads that one call reads at the same time.
+const READS_IN_FLIGHT: usize = 32;
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct LeadService {
+    store: Arc<dyn Store>,
+    watches: Watches,
+}
+
+impl LeadService {
+    pub(super) fn new(store: Arc<dyn Store>, watches: Watches) -> Self {
+        Self { store, watches }
+    }
+
+    async fn lead(&self, lead_id: &str) -> Result<Option<Lead>, Status> {
+        Ok(self.store.read(lead_id, None).await?.map(|read| read.lead))
+    }
+
+    /// Reads leads in the order of their ids.
+    fn leads<'a>(&'a self, lead_ids: impl Iterator<Item = &'a str> + Send + 'a) -> impl futures::Stream<Item = Result<(&'a str, Option<Lead>), Status>> + Send + 'a {
+        stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.lead(lead_id).await?))).buffered(READS_IN_FLIGHT)
+    }
+}
+
+pub(super) fn required_id(field: &str, id: &str) -> Result<(), Status> {
+    match id.len() {
+        0 => Err(invalid(field, "required")),
+        1..=MAX_ID_BYTES => Ok(()),
+        _ => Err(invalid(field, format!("longer than {MAX_ID_BYTES} bytes"))),
+    }
+}
+
+fn page_size(asked: i32, max: usize) -> Result<usize, Status> {
+    match usize::try_from(asked) {
+        Ok(0) => Ok(DEFAULT_PAGE.min(max)),
+        Ok(size) => Ok(size.min(max)),
+        Err(_) => Err(invalid("page_size", "negative")),
+    }
+}
+
+#[tonic::async_trait]
+impl server::lead_service_server::LeadService for LeadService {
+    async fn get_lead(&self, request: Request<api::GetLeadRequest>) -> Result<Response<api::GetLeadResponse>, Status> {
+        let lead_id = request.into_inner().lead_id;
+        required_id("lead_id", &lead_id)?;
+        let lead = self.lead(&lead_id).await?.ok_or_else(|| not_found(&lead_id))?;
+        Ok(Response::new(api::GetLeadResponse { lead: Some(convert::lead(&lead)) }))
+    }
+
+    async fn batch_get_leads(&self, request: Request<api::BatchGetLeadsRequest>) -> Result<Response<api::BatchGetLeadsResponse>, Status> {
+        let lead_ids = request.into_inner().lead_ids;
+        if lead_ids.is_empty() || lead_ids.len() > MAX_BATCH {
+            return Err(invalid("lead_ids", format!("1 to {MAX_BATCH} ids, not {}", lead_ids.len())));
+        }
+        for (index, lead_id) in lead_ids.iter().enumerate() {
+            required_id(&format!("lead_ids[{index}]"), lead_id)?;
+        }
+        let mut asked = HashSet::new();
+        let once = lead_ids.iter().map(String::as_str).filter(|lead_id| asked.insert(*lead_id));
+        let mut answer = api::BatchGetLeadsResponse::default();
+        let mut leads = std::pin::pin!(self.leads(once.collect::<Vec<_>>().into_iter()));
+        while let Some((lead_id, lead)) = leads.try_next().await? {
+            match lead {
+                Some(lead) => answer.leads.push(convert::lead(&lead)),
+                None => answer.not_found_lead_ids.push(lead_id.to_owned()),
+            }
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn list_leads(&self, request: Request<api::ListLeadsRequest>) -> Result<Response<api::ListLeadsResponse>, Status> {
+        let request = request.into_inner();
+        required_id("workspace_id", &request.workspace_id)?;
+        let limit = page_size(request.page_size, MAX_LEADS_PAGE)?;
+        let (after, before) = (request.activity_after.as_ref().map(convert::timestamp), request.activity_before.as_ref().map(convert::timestamp));
+        let query = format!("leads {after:?} {before:?} {}", request.workspace_id);
+        let cursor = page_token::decode(&query, &request.page_token)?.map(|(time, lead_id)| Place { time, lead_id });
+        // One more than asked for tells whether there is a next page.
+        let mut places = self.store.list(&ListQuery { workspace_id: request.workspace_id, after, before, cursor, limit: limit + 1 }).await?;
+        let mut more = places.len() > limit;
+        places.truncate(limit);
+
+        let mut leads = std::pin::pin!(self.leads(places.iter().map(|place| place.lead_id.as_str())));
+        let (mut answer, mut bytes, mut taken) = (api::ListLeadsResponse::default(), 0, 0usize);
+        while let Some((_, lead)) = leads.try_next().await? {
+            // One that was deleted meanwhile is passed over.
+            if let Some(lead) = lead.as_ref().map(convert::lead) {
+                bytes += lead.encoded_len();
+                if bytes > MAX_PAGE_BYTES && taken > 0 {
+                    more = true;
+                    break;
+                }
+                answer.leads.push(lead);
+            }
+            taken += 1;
+        }
+        if let Some(last) = places.get(taken.wrapping_sub(1)).filter(|_| more) {
+            answer.next_page_token = page_token::encode(&query, last.time, &last.lead_id);
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn list_activities(&self, request: Request<api::ListActivitiesRequest>) -> Result<Response<api::ListActivitiesResponse>, Status> {
+        let request = request.into_inner();
+        required_id("lead_id", &request.lead_id)?;
+        let limit = page_size(request.page_size, MAX_PARTS_PAGE)?;
+        let query = format!("activities {}", request.lead_id);
+        let behind = page_token::decode(&query, &request.page_token)?.map(|(time, action_id)| ActivityPlace { time, action_id });
+        let activities = self.store.activities(&request.lead_id, behind.as_ref(), limit + 1).await?;
+        let mut activities = activities.ok_or_else(|| not_found(&request.lead_id))?;
+        let more = activities.len() > limit;
+        activities.truncate(limit);
+        let last = activities.last().filter(|_| more);
+        Ok(Response::new(api::ListActivitiesResponse {
+            next_page_token: last.map(|last| page_token::encode(&query, last.time, &last.action_id)).unwrap_or_default(),
+            activities: activities.iter().map(convert::activity).collect(),
+        }))
+    }
+
+    async fn list_documents(&self, request: Request<api::ListDocumentsRequest>) -> Result<Response<api::ListDocumentsResponse>, Status> {
+        let request = request.into_inner();
+        required_id("lead_id", &request.lead_id)?;
+        let limit = page_size(request.page_size, MAX_PARTS_PAGE)?;
+        let query = format!("documents {}", request.lead_id);
+        let behind = page_token::decode(&query, &request.page_token)?;
+        let lead = self.lead(&request.lead_id).await?.ok_or_else(|| not_found(&request.lead_id))?;
+        let is_behind = |place: (_, &str)| behind.as_ref().is_none_or(|(time, id)| place < (*time, id.as_str()));
+        let mut page: Vec<_> = lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();
+        let more = page.len() > limit;
+        page.truncate(limit);
+        let last = page.last().filter(|_| more);
+        Ok(Response::new(api::ListDocumentsResponse {
+            next_page_token: last.map(|last| page_token::encode(&query, last.create_time(), &last.document_id)).unwrap_or_default(),
+            documents: page.into_iter().map(convert::document).collect(),
+        }))
+    }
+
+    type WatchLeadStream = WatchStream;
+
+    async fn watch_lead(&self, request: Request<api::WatchLeadRequest>) -> Result<Response<WatchStream>, Status> {
+        let admission = Admission::of(&request);
+        Ok(Response::new(self.watches.lead(request.into_inner(), &admission).await?))
+    }
+
+    type WatchLeadsStream = WatchStream;
+
+    async fn watch_leads(&self, request: Request<api::WatchLeadsRequest>) -> Result<Response<WatchStream>, Status> {
+        let admission = Admission::of(&request);
+        Ok(Response::new(self.watches.leads(request.into_inner(), &admission).await?))
+    }
+
+    async fn delete_lead(&self, request: Request<api::DeleteLeadRequest>) -> Result<Response<api::DeleteLeadResponse>, Status> {
+        let lead_id = request.into_inner().lead_id;
+        required_id("lead_id", &lead_id)?;
+        if self.store.delete(&lead_id).await? { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
+    }
+}

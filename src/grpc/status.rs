@@ -1,0 +1,66 @@
+//! The one map from failures to gRPC statuses, with `google.rpc` details.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::store::StoreError;
+
+/// Whose reasons these are, in every `ErrorInfo`.
+const DOMAIN: &str = "leadfold";
+
+fn details(reason: &str) -> ErrorDetails {
+    let mut details = ErrorDetails::new();
+    details.set_error_info(reason, DOMAIN, HashMap::<String, String>::new());
+    details
+}
+
+/// A field of the request is wrong.
+pub(super) fn invalid(field: &str, description: impl Into<String>) -> Status {
+    let description = description.into();
+    let mut details = details("INVALID_FIELD");
+    details.add_bad_request_violation(field, &description);
+    Status::with_error_details(Code::InvalidArgument, format!("{field}: {description}"), details)
+}
+
+/// There is no such lead, or not for this caller.
+pub(super) fn not_found(lead_id: &str) -> Status {
+    let mut details = details("LEAD_NOT_FOUND");
+    details.set_resource_info("leadfold.v1.Lead", lead_id, "", "no event has named this lead, or it was deleted");
+    Status::with_error_details(Code::NotFound, "lead not found", details)
+}
+
+/// Try again, after a while that differs for each caller.
+pub(super) fn unavailable(reason: &str, message: impl Into<String>, after: Duration) -> Status {
+    let mut details = details(reason);
+    details.set_retry_info(Some(after.mul_f64(rand::random_range(0.5..1.5))));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// The server is about to stop.
+pub(super) fn draining() -> Status {
+    unavailable("SERVER_DRAINING", "the server is shutting down: call again with the last version as after_version", Duration::from_secs(1))
+}
+
+/// A limit is reached.
+pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
+    let description = description.into();
+    let mut details = details("LIMIT_REACHED");
+    details.add_quota_failure_violation(limit, &description);
+    Status::with_error_details(Code::ResourceExhausted, description, details)
+}
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(why) => unavailable("STORE_UNAVAILABLE", format!("the store is not available: {why}"), Duration::from_secs(1)),
+            StoreError::OtherWorkspace => Self::with_error_details(Code::FailedPrecondition, error.to_string(), details("OTHER_WORKSPACE")),
+            StoreError::Corrupt(_) => {
+                tracing::error!(%error, "the store holds something unexpected");
+                Self::with_error_details(Code::Internal, "the store holds something unexpected", details("STORE_CORRUPT"))
+            }
+        }
+    }
+}

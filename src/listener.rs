@@ -1,0 +1,199 @@
+//! The accept loop under all three listeners.
+//!
+//! tonic's and axum's own servers leave open what a service of endless streams needs: an end of streams that
+//! nobody reads, a limit on what waits to be sent, timeouts before the first byte and between headers, an age at
+//! which connections end politely, and rest when no file descriptor is left. hyper-util has the pieces; this
+//! puts them together.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::{Service, ServiceExt};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How long a peer may take for its first byte, and for the headers of a request.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// When accepting fails (no file descriptor is left, say), how long to rest.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+/// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
+const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// How one listener treats its connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Its name, in logs and metrics.
+    pub name: &'static str,
+    /// HTTP/2 only.
+    pub http2_only: bool,
+    /// Connections that are open at once.
+    pub max_connections: usize,
+    /// Requests or streams of one HTTP/2 connection that are open at once.
+    pub max_streams: u32,
+    /// Watches of one connection that are open at once.
+    pub max_watches: usize,
+    /// The age at which a connection ends politely, a tenth more or less.
+    pub max_age: Option<Duration>,
+}
+
+/// How many watches a connection may have. Every request carries it.
+#[derive(Clone, Debug)]
+pub struct ConnectionWatches {
+    /// One is held by each open watch.
+    pub permits: Arc<Semaphore>,
+    /// How many there are.
+    pub max: usize,
+}
+
+/// The end of a listener, in its steps.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Stop accepting; finish what is under way, and tell peers to go away.
+    pub polite: CancellationToken,
+    /// Drop what is left.
+    pub abort: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Shutdown {
+    /// Waits until every connection is gone.
+    pub async fn finished(&self) {
+        self.connections.close();
+        self.connections.wait().await;
+    }
+}
+
+/// A bound listener that does not accept yet.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    settings: Settings,
+}
+
+impl Listener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn bind(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
+        let tcp = TcpListener::bind(address).await;
+        let tcp = tcp.map_err(|error| anyhow::anyhow!("cannot listen on {address} ({}): {error}", settings.name))?;
+        Ok(Self { tcp, settings })
+    }
+
+    /// The address, with the port that was chosen.
+    ///
+    /// # Errors
+    /// The socket is broken.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Serves until the shutdown begins. Connections live on in their tasks.
+    pub async fn serve<S, B>(self, service: S, shutdown: Shutdown)
+    where
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S::Future: Send,
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let settings = self.settings;
+        let room = Arc::new(Semaphore::new(settings.max_connections));
+        loop {
+            let stream = tokio::select! {
+                () = shutdown.polite.cancelled() => return,
+                accepted = self.tcp.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        metrics::counter!("leadfold_accept_errors_total", "listener" => settings.name).increment(1);
+                        tracing::warn!(listener = settings.name, %error, "could not accept a connection");
+                        sleep(ACCEPT_REST).await;
+                        continue;
+                    }
+                },
+            };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                metrics::counter!("leadfold_connections_refused_total", "listener" => settings.name).increment(1);
+                continue;
+            };
+            let (service, shutdown) = (service.clone(), shutdown.clone());
+            let connections = shutdown.connections.clone();
+            connections.spawn(async move {
+                let open = metrics::gauge!("leadfold_connections", "listener" => settings.name);
+                open.increment(1.0);
+                tokio::select! {
+                    () = connection(stream, service, settings, &shutdown) => {}
+                    () = shutdown.abort.cancelled() => {}
+                }
+                open.decrement(1.0);
+                drop(place);
+            });
+        }
+    }
+}
+
+async fn connection<S, B>(stream: TcpStream, service: S, settings: Settings, shutdown: &Shutdown)
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    // Small messages must not wait for each other. A socket that refuses is about to fail anyway.
+    let _ = stream.set_nodelay(true);
+    // hyper's timeouts begin with the first byte.
+    let first_byte = timeout(PATIENCE, stream.peek(&mut [0])).await;
+    if !matches!(first_byte, Ok(Ok(1))) {
+        return;
+    }
+    let watches = ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches };
+    let service = service.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(watches.clone());
+        request
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(settings.max_streams)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(KEEPALIVE.0)
+        .keep_alive_timeout(KEEPALIVE.1);
+    let builder = if settings.http2_only { builder.http2_only() } else { builder };
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+
+    let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
+    let mut ending = false;
+    let mut aged = std::pin::pin!(sleep(age));
+    loop {
+        tokio::select! {
+            result = connection.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(listener = settings.name, %error, "a connection ended badly");
+                }
+                return;
+            }
+            () = shutdown.polite.cancelled(), if !ending => {}
+            () = aged.as_mut(), if !ending => {}
+        }
+        ending = true;
+        connection.as_mut().graceful_shutdown();
+    }
+}

@@ -1,0 +1,166 @@
+//! The service: build everything, start everything, drain everything.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, interval, timeout_at};
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+use tower::ServiceExt;
+
+use crate::admin::{self, Health};
+use crate::config::ServeConfig;
+use crate::listener::{Listener, Settings, Shutdown};
+use crate::store::Store;
+use crate::store::embedded::EmbeddedStore;
+use crate::store::redis::{Options, RedisStore};
+use crate::watch::Hub;
+use crate::{grpc, webhook};
+
+/// How often the health that gRPC clients see is looked after.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+/// Of the time to drain, what is left to end polite connections that are still open.
+const ABORT_RESERVE: Duration = Duration::from_millis(500);
+/// Buckets of the latency histograms, in seconds.
+const LATENCIES: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0];
+/// Buckets of the batch sizes.
+const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// A store cannot be opened or an address cannot be bound.
+pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
+    let metrics = install_metrics()?;
+    let store = open_store(&config).await?;
+    let hub = Arc::new(Hub::start(Arc::clone(&store)));
+    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), config.max_watches)?;
+    let health = Health { store: Arc::clone(&store), hub: Arc::clone(&hub) };
+
+    let settings = |name| Settings {
+        name,
+        http2_only: false,
+        max_connections: config.max_connections,
+        max_streams: 1000,
+        max_watches: 0,
+        max_age: None,
+    };
+    let for_grpc = Settings {
+        http2_only: true,
+        max_streams: u32::try_from(config.max_watches_per_connection).unwrap_or(u32::MAX).saturating_add(1000),
+        max_watches: config.max_watches_per_connection,
+        max_age: config.max_connection_age,
+        ..settings("grpc")
+    };
+    let http = Listener::bind(config.http_addr, settings("http")).await?;
+    let grpc = Listener::bind(config.grpc_addr, for_grpc).await?;
+    let admin = Listener::bind(config.admin_addr, settings("admin")).await?;
+    for (name, listener) in [("http", &http), ("grpc", &grpc), ("admin", &admin)] {
+        println!("{name} listening on {}", listener.address()?);
+    }
+
+    // The admin listener outlives the others: it tells how the draining goes.
+    let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
+    let webhooks = webhook::routes(Arc::clone(&store), config.max_body_bytes, config.noop_route);
+    tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
+    tokio::spawn(grpc.serve(from_hyper(routes.prepare().into_axum_router()), shutdown.clone()));
+    tokio::spawn(admin.serve(from_hyper(admin::routes(health.clone(), metrics)), admin_shutdown.clone()));
+    let looking_after = tokio::spawn(look_after_health(reporter.clone(), health));
+    println!("ready");
+    tracing::info!(store = store.name(), "ready");
+
+    signalled().await?;
+    let deadline = Instant::now() + config.drain_timeout;
+    tracing::info!("draining");
+    looking_after.abort();
+    reporter.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
+    reporter.set_service_status("", ServingStatus::NotServing).await;
+    hub.drain();
+    shutdown.polite.cancel();
+    // A health watch is a stream without an end too.
+    let mut reporter = reporter;
+    reporter.clear_service_status(grpc::SERVICE_NAME).await;
+    reporter.clear_service_status("").await;
+    tokio::select! {
+        ended = timeout_at(deadline.checked_sub(ABORT_RESERVE).unwrap_or(deadline), shutdown.finished()) => {
+            if ended.is_err() {
+                tracing::warn!("connections that did not end in time are dropped");
+            }
+        }
+        again = signalled() => again?,
+    }
+    admin_shutdown.polite.cancel();
+    shutdown.abort.cancel();
+    admin_shutdown.abort.cancel();
+    let _ = timeout_at(deadline, async {
+        shutdown.finished().await;
+        admin_shutdown.finished().await;
+    })
+    .await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(url) = &config.redis_url else {
+        let path = config.data_dir.join("leads.redb");
+        let store = EmbeddedStore::open(&path, config.max_history).with_context(|| format!("cannot open the embedded store {}", path.display()))?;
+        return Ok(Arc::new(store));
+    };
+    let options = Options {
+        key_prefix: config.key_prefix.clone(),
+        partitions: config.partitions,
+        max_history: config.max_history,
+        feed_length: config.feed_length,
+    };
+    Ok(Arc::new(RedisStore::connect(url.expose(), &options).await.context("cannot use Redis")?))
+}
+
+/// What hyper hands in, as axum wants it.
+fn from_hyper(router: Router) -> impl tower::Service<Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static {
+    router.map_request(|request: Request<Incoming>| request.map(axum::body::Body::new))
+}
+
+/// Tells gRPC clients the truth, every second.
+async fn look_after_health(reporter: HealthReporter, health: Health) {
+    let mut ticks = interval(HEALTH_INTERVAL);
+    loop {
+        ticks.tick().await;
+        let status = if health.is_ready().await { ServingStatus::Serving } else { ServingStatus::NotServing };
+        reporter.set_service_status(grpc::SERVICE_NAME, status).await;
+        reporter.set_service_status("", status).await;
+    }
+}
+
+async fn signalled() -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+fn install_metrics() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCIES)?
+        .set_buckets_for_metric(Matcher::Suffix("_changes".to_owned()), &BATCHES)?
+        .install_recorder()?;
+    metrics::gauge!("leadfold_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    // Without upkeep histograms would grow for ever.
+    let upkeep = handle.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(Duration::from_secs(5));
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    Ok(handle)
+}

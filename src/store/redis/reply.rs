@@ -1,0 +1,70 @@
+//! Taking replies apart.
+
+use redis::{RedisError, Value};
+
+use crate::store::StoreError;
+
+pub(super) fn unexpected(value: &Value) -> StoreError {
+    StoreError::Corrupt(format!("Redis answered {}", kind(value)))
+}
+
+/// The kind of a value, not its contents: those may be a lead's.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Nil => "nothing",
+        Value::Int(_) => "a number",
+        Value::BulkString(_) | Value::SimpleString(_) | Value::Okay => "a string",
+        Value::Array(_) => "an array",
+        Value::Map(_) => "a map",
+        _ => "something else",
+    }
+}
+
+pub(super) fn array(value: Value) -> Result<Vec<Value>, StoreError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) fn bytes(value: Value) -> Result<Vec<u8>, StoreError> {
+    match value {
+        Value::BulkString(bytes) => Ok(bytes),
+        Value::SimpleString(text) => Ok(text.into_bytes()),
+        Value::Int(number) => Ok(number.to_string().into_bytes()),
+        other => Err(unexpected(&other)),
+    }
+}
+
+pub(super) fn text(value: Value) -> Result<String, StoreError> {
+    String::from_utf8(bytes(value)?).map_err(|_| StoreError::Corrupt("Redis answered text that is not UTF-8".to_owned()))
+}
+
+pub(super) fn number<N: std::str::FromStr>(text: &str) -> Result<N, StoreError> {
+    text.parse().map_err(|_| StoreError::Corrupt("Redis answered text where a number was due".to_owned()))
+}
+
+/// The items of a flat list, two by two.
+pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
+    let mut items = match value {
+        Value::Map(pairs) => return Ok(pairs),
+        other => array(other)?.into_iter(),
+    };
+    let mut pairs = Vec::with_capacity(items.len() / 2);
+    while let (Some(first), Some(second)) = (items.next(), items.next()) {
+        pairs.push((first, second));
+    }
+    Ok(pairs)
+}
+
+/// What an error of Redis means for whoever asked. Only an answer that will be the same next time is final.
+pub(super) fn store_error(error: &RedisError) -> StoreError {
+    if error.code() == Some("WRONGTYPE") {
+        return StoreError::Corrupt("a key of the wrong type".to_owned());
+    }
+    StoreError::Unavailable(match error.code() {
+        Some(code) => format!("Redis answered {code}"),
+        None if error.is_timeout() => "Redis did not answer in time".to_owned(),
+        None => "no connection to Redis".to_owned(),
+    })
+}
