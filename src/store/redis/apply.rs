@@ -1,6 +1,5 @@
 //! Applying changes: what `lua/apply.lua` is told, in batches, and what its replies mean.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redis::Value;
@@ -87,13 +86,20 @@ impl Parts {
         self.ends.push(self.bytes.len());
     }
 
+    /// Writes over a part; the length stays.
+    fn set(&mut self, part: usize, bytes: &[u8]) {
+        if let Some(end) = self.ends.get(part).copied() {
+            self.bytes[end - bytes.len()..end].copy_from_slice(bytes);
+        }
+    }
+
     fn iter(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
         starts.zip(&self.ends).map(|(start, end)| &self.bytes[start..*end])
     }
 }
 
-/// Writes what the script takes for one change.
+/// Writes what the script takes for one change: `lua/apply.lua` says what it is.
 fn parts(keys: &Keys, change: &Change, effect: &Effect<'_>, seen: &Seen, absolute: Option<&Absolute>) -> Parts {
     let mut parts = Parts { bytes: Vec::with_capacity(768), ends: Vec::with_capacity(32) };
     let lead = keys.lead(&change.lead_id);
@@ -108,57 +114,60 @@ fn parts(keys: &Keys, change: &Change, effect: &Effect<'_>, seen: &Seen, absolut
     parts.push_number(now);
     parts.push(&change.lead_id);
     parts.push(workspace_id);
-    if let Some((activity, _)) = effect.activity {
+    let shape = parts.ends.len();
+    parts.push([0; SHAPE_BYTES]);
+    let mut kind = 0;
+    let (mut counts, mut times) = (0, 0);
+    if let Some((activity, old)) = effect.activity {
+        kind = 1;
         parts.push(record::pack(&activity.action_id));
         parts.push(record::encode_activity(activity, now));
         parts.push_number(activity.time.micros());
-        parts.push(&seen.activity);
-        push_counts(&mut parts, activity, effect.activity.and_then(|(_, old)| old), absolute);
-    } else {
-        for _ in 0..4 {
-            parts.push("");
+        if old.is_some() {
+            kind = 2;
+            parts.push(&seen.activity);
         }
-        parts.push("0");
-        parts.push("0");
-    }
-    parts.push_number(effect.details.len());
-    for (index, detail) in &effect.details {
-        parts.push(record::encode_detail_key(detail.key()));
-        parts.push(seen.details.get(*index).map_or(&[][..], Vec::as_slice));
-        parts.push(record::encode_detail(detail, now));
-    }
-    match absolute {
-        None => parts.push(""),
-        Some(Absolute { version, extremes }) => {
+        if let Some(Absolute { version, extremes }) = absolute {
+            kind = 3;
             parts.push_number(version);
             let (time, action_id) = extremes.latest.clone().unwrap_or_default();
             parts.push_number(extremes.first.unwrap_or(time).micros());
             parts.push_number(time.micros());
             parts.push(record::pack(&action_id));
         }
+        let deltas = CountDeltas::of(activity, old);
+        for (kind, moved) in [('a', &deltas.activities), ('m', &deltas.messages)] {
+            for (pair, delta) in moved {
+                parts.push(pair_field(kind, *pair));
+                parts.push_number(delta);
+                counts += 1;
+            }
+        }
+        for ((channel, direction), time) in absolute.iter().flat_map(|absolute| &absolute.extremes.messages) {
+            parts.push(pair_field('t', (channel, direction)));
+            parts.push_number(time.micros());
+            times += 1;
+        }
     }
+    let expects = effect.details.iter().any(|(index, _)| seen.details.get(*index).is_some_and(|stored| !stored.is_empty()));
+    for (index, detail) in &effect.details {
+        parts.push(record::encode_detail_key(detail.key()));
+        if expects {
+            parts.push(seen.details.get(*index).map_or(&[][..], Vec::as_slice));
+        }
+        parts.push(record::encode_detail(detail, now));
+    }
+    parts.set(shape, &shape_bytes(kind, counts, effect.details.len(), times, expects));
     parts
 }
 
-fn push_counts(parts: &mut Parts, activity: &Activity, old: Option<&Activity>, absolute: Option<&Absolute>) {
-    let deltas = CountDeltas::of(activity, old);
-    parts.push_number(deltas.activities.len() + deltas.messages.len());
-    for (kind, counts) in [('a', &deltas.activities), ('m', &deltas.messages)] {
-        for (pair, delta) in counts {
-            parts.push(pair_field(kind, *pair));
-            parts.push_number(delta);
-        }
-    }
-    let own = activity.counted_messages().iter().map(|tally| ((tally.channel.as_str(), tally.direction.as_str()), activity.time));
-    let times: BTreeMap<_, _> = match absolute {
-        None => own.collect(),
-        Some(absolute) => absolute.extremes.messages.iter().map(|((channel, direction), time)| ((channel.as_str(), direction.as_str()), *time)).collect(),
-    };
-    parts.push_number(times.len());
-    for (pair, time) in times {
-        parts.push(pair_field('t', pair));
-        parts.push_number(time.micros());
-    }
+/// Bytes of the argument that says what the others are.
+const SHAPE_BYTES: usize = 8;
+
+fn shape_bytes(kind: u8, counts: usize, details: usize, times: usize, expects: bool) -> [u8; SHAPE_BYTES] {
+    let two = |number: usize| u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes();
+    let ([c1, c2], [d1, d2], [t1, t2]) = (two(counts), two(details), two(times));
+    [kind, c1, c2, d1, d2, t1, t2, u8::from(expects)]
 }
 
 struct Job {

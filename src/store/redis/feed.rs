@@ -162,16 +162,17 @@ fn parse_id(id: &str) -> Option<(u64, u64)> {
     Some((millis.parse().ok()?, sequence.parse().ok()?))
 }
 
+/// Reads an entry: `keys.rs` says what it holds.
 fn event(fields: Value) -> Option<FeedEvent> {
-    let (mut lead_id, mut workspace_id, mut version, mut previous) = (None, String::new(), None, 0);
-    for (name, value) in reply::pairs(fields).ok()? {
-        match &*reply::text(name).ok()? {
-            "l" => lead_id = reply::text(value).ok(),
-            "w" => workspace_id = reply::text(value).ok()?,
-            "v" => version = reply::text(value).ok()?.parse().ok(),
-            "p" => previous = reply::text(value).ok()?.parse().ok()?,
-            _ => {}
-        }
-    }
-    Some(FeedEvent::Changed { lead_id: lead_id?, workspace_id, version: version?, previous })
+    let (_, change) = reply::pairs(fields).ok()?.into_iter().next()?;
+    let change = reply::text(change).ok()?;
+    let mut parts = change.splitn(4, ' ');
+    let (version, previous, length, rest) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (workspace_id, lead_id) = rest.split_at_checked(length.parse().ok()?)?;
+    Some(FeedEvent::Changed {
+        lead_id: lead_id.strip_prefix(' ')?.to_owned(),
+        workspace_id: workspace_id.to_owned(),
+        version: version.parse().ok()?,
+        previous: previous.parse().ok()?,
+    })
 }

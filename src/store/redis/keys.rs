@@ -6,12 +6,12 @@
 //!
 //! | key | type | holds |
 //! | --- | --- | --- |
-//! | `leadfold:{12}:lead:L` | hash | `v` version, `w` workspace, `f` first and `l` latest time (µs), `i` latest action, `n` activities kept, `t` floor: the greatest time that was trimmed, `o` version of the last activity that came late, `a\|TYPE\|STATUS` and `m\|CHANNEL\|DIRECTION` counts, `t\|CHANNEL\|DIRECTION` latest message times. A deleted lead has only `x`, the time in ms |
+//! | `leadfold:{12}:lead:L` | hash | `v` version, `w` workspace, `f` first and `l` latest time (µs), `i` latest action, `n` activities kept and, once some were trimmed, behind a blank the greatest time of these, `o` version of the last activity that came late, `a\|TYPE\|STATUS` and `m\|CHANNEL\|DIRECTION` counts, `t\|CHANNEL\|DIRECTION` latest message times. A deleted lead has only `v`=`x`, and in `x` the time in ms |
 //! | `leadfold:{12}:history:L` | hash | `0`+action id: an activity's record; of one longer than 64 bytes the first piece, the others under `1`, `2`, `3` |
 //! | `leadfold:{12}:timeline:L` | sorted set | action id by time (µs); only for leads with more than 128 activities |
 //! | `leadfold:{12}:details:L` | hash | `d`+document id, `p`+profile field, `c`+checklist item id, `k` completion: their records |
 //! | `leadfold:{12}:index:W` | sorted set | leads of workspace `W` by latest activity (µs), 0 if there is none |
-//! | `leadfold:{12}:feed` | stream | an entry for each change: `l` lead, `w` workspace, `v` version (0: deleted), `p` the version before |
+//! | `leadfold:{12}:feed` | stream | an entry for each change; `c` is `VERSION BEFORE N WORKSPACE LEAD`: the new version (0: deleted), the one before (0: new), how many bytes the workspace has, the workspace, the lead |
 //! | `leadfold:config` | hash | `layout` and `partitions`, written at the first start |
 //!
 //! Ids within a lead are packed: a UUID is 16 bytes. `store/record.rs` has the records.

@@ -33,7 +33,10 @@ pub(super) fn lead(lead_id: &str, value: Value, most: usize) -> Result<Option<An
             "w" => lead.workspace_id = reply::text(value)?,
             "f" => lead.first_activity = Some(time(value)?),
             "i" => latest_id = Some(record::unpack(&reply::bytes(value)?)?),
-            "t" => floor = Some(time(value)?),
+            "n" => {
+                let text = reply::text(value)?;
+                floor = text.split_once(' ').map(|(_, floor)| reply::number(floor).map(Timestamp::from_micros)).transpose()?;
+            }
             _ => match split_pair_field(&field) {
                 Some(('a', pair)) => drop(lead.activity_counts.insert(pair, reply::number(&reply::text(value)?)?)),
                 Some(('m', pair)) => message_count(&mut lead, pair).count = reply::number(&reply::text(value)?)?,

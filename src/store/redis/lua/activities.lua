@@ -5,10 +5,10 @@
 local time, id, limit = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local lead, history, timeline = unpack(KEYS)
 
-local head = call('HMGET', lead, 'v', 'x', 'n')
-if not head[1] or head[2] then return {} end
+local head = call('HMGET', lead, 'v', 'n')
+if not head[1] or head[1] == 'x' then return {} end
 local found = {}
-if tonumber(head[3] or 0) <= SMALL then
+if count_of(head[2]) <= SMALL then
   local all = call('HGETALL', history)
   for i = 1, #all, 2 do
     if sub(all[i], 1, 1) == '0' then

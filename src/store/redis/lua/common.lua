@@ -21,6 +21,11 @@ local function load(history, id)
   return record
 end
 
+-- How many activities a lead has: `n`, up to a blank.
+local function count_of(n)
+  return tonumber(n and string.match(n, '^%d+') or 0)
+end
+
 -- Big-endian numbers at the start of every record: version in bytes 1-6, time (of activities) in bytes 7-13.
 local function version_of(record)
   local a, b, c, d, e, f = byte(record, 1, 6)

@@ -4,12 +4,12 @@
 local lead, history, timeline, details, index, feed = unpack(KEYS)
 local lead_id, workspace = ARGV[1], ARGV[2]
 
-local head = call('HMGET', lead, 'v', 'x', 'w')
-if not head[1] or head[2] then return 0 end
-if (head[3] or '') ~= workspace then return head[3] or '' end
+local head = call('HMGET', lead, 'v', 'w')
+if not head[1] or head[1] == 'x' then return 0 end
+if (head[2] or '') ~= workspace then return head[2] or '' end
 if workspace ~= '' then call('ZREM', index, lead_id) end
-call('XADD', feed, 'MAXLEN', '~', ARGV[5], '*', 'l', lead_id, 'w', workspace, 'v', '0', 'p', head[1])
+call('XADD', feed, 'MAXLEN', '~', ARGV[5], '*', 'c', '0 ' .. head[1] .. ' ' .. #workspace .. ' ' .. workspace .. ' ' .. lead_id)
 call('UNLINK', lead, history, timeline, details)
-call('HSET', lead, 'x', ARGV[3])
+call('HSET', lead, 'v', 'x', 'x', ARGV[3])
 call('EXPIRE', lead, ARGV[4])
 return 1

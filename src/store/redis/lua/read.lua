@@ -8,7 +8,7 @@ local fields = call('HGETALL', lead)
 if #fields == 0 then return {} end
 local head = {}
 for i = 1, #fields, 2 do head[fields[i]] = fields[i + 1] end
-if head.x then return {} end
+if head.v == 'x' then return {} end
 local latest = head.i and load(history, head.i) or ''
 local missed, complete = {}, 1
 
@@ -30,7 +30,7 @@ if since == '-1' then
   all_in_history(-1)
 elseif since ~= '' and tonumber(since) < tonumber(head.v) then
   since = tonumber(since)
-  if tonumber(head.n or 0) <= SMALL then
+  if count_of(head.n) <= SMALL then
     all_in_history(since)
   else
     -- Newest first, until one that was known: the rest is older still, if nothing came late meanwhile.
