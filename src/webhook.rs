@@ -75,7 +75,7 @@ impl Intake {
             let version = version.map(|version| version.to_string());
             Answer::taken(Status { status, lead_id: Some(lead_id), version, reason: reason.map(str::to_owned) })
         };
-        let answer = match self.store.apply(change).await {
+        let answer = match self.store.apply(*change).await {
             Ok(Outcome::Applied { version }) => status("applied", Some(version), None),
             Ok(Outcome::Duplicate { version }) => status("duplicate", Some(version), None),
             Ok(Outcome::Deleted) => status("ignored", None, Some("the lead was deleted")),

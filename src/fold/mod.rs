@@ -30,7 +30,7 @@ pub struct Receipt<'a> {
 #[derive(Debug, PartialEq)]
 pub enum Folded {
     /// It changes a lead, or did so already.
-    Change(Change),
+    Change(Box<Change>),
     /// An event of a name that we do not know.
     UnknownEvent(String),
 }
@@ -50,7 +50,7 @@ pub fn fold(event: &Event<'_>, receipt: Receipt<'_>) -> Result<Folded, Refusal> 
         Event::LeadCompleted(event) => lead_event(event, receipt, LeadEventKind::Completed),
         Event::Unknown(name) => return Ok(Folded::UnknownEvent(name.clone())),
     }?;
-    Ok(Folded::Change(change))
+    Ok(Folded::Change(Box::new(change)))
 }
 
 fn action_log(event: &ActionLogEvent<'_>, receipt: Receipt<'_>) -> Result<Change, Refusal> {

@@ -12,7 +12,6 @@ use leadfold::fold::{self, Folded, Receipt};
 use leadfold::grpc::convert;
 use leadfold::lead::Change;
 use leadfold::store::{ListQuery, Outcome, Store, embedded::EmbeddedStore, redis::RedisStore};
-use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::support::redis::RedisServer;
@@ -39,7 +38,7 @@ fn change(delivery: &Delivery) -> Change {
     let body = serde_json::to_vec(&delivery.event).expect("JSON");
     let event = event::parse(&body).expect("generated events are well formed");
     match fold::fold(&event, Receipt { at: delivery.received, workspace_id: Some(&delivery.workspace_id) }).expect("and complete") {
-        Folded::Change(change) => change,
+        Folded::Change(change) => *change,
         Folded::UnknownEvent(name) => panic!("unknown event {name}"),
     }
 }

@@ -1,0 +1,124 @@
+//! A real redis-server.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+/// One redis-server with a port and a directory of its own; dropped, it is killed.
+pub struct RedisServer {
+    process: Child,
+    port: u16,
+    dir: TempDir,
+    extra: Vec<String>,
+}
+
+impl RedisServer {
+    /// Starts one that keeps nothing on disk.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with more arguments, and returns when it answers.
+    pub fn start_with(extra: &[&str]) -> Self {
+        let extra: Vec<String> = extra.iter().map(|&arg| arg.to_owned()).collect();
+        // Somebody else may take a free port before Redis does: then the next one will do.
+        for _ in 0..10 {
+            let port = free_port();
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let process = spawn(port, &dir, &extra);
+            let mut redis = Self { process, port, dir, extra: extra.clone() };
+            if redis.wait_until_it_answers() {
+                return redis;
+            }
+        }
+        panic!("redis-server does not start on any port");
+    }
+
+    /// Where it is, as the server takes it.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it, as a power cut would.
+    pub fn kill(&mut self) {
+        self.process.kill().expect("redis-server could be killed");
+        self.process.wait().expect("redis-server has ended");
+    }
+
+    /// Starts it again, on the same port with what it has on disk.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(self.port, &self.dir, &self.extra);
+        assert!(self.wait_until_it_answers(), "redis-server does not start again on port {}", self.port);
+    }
+
+    /// A connection to look inside.
+    pub fn connection(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).expect("a valid URL");
+        client.get_connection_with_timeout(Duration::from_secs(5)).expect("a connection to redis-server")
+    }
+
+    /// Everything it holds, as the bytes of an RDB file. Text is readable in it when it was started with
+    /// `--rdbcompression no`.
+    pub fn dump(&self) -> Vec<u8> {
+        let () = redis::cmd("SAVE").query(&mut self.connection()).expect("SAVE");
+        std::fs::read(self.dump_file()).expect("the dump")
+    }
+
+    fn dump_file(&self) -> PathBuf {
+        self.dir.path().join("dump.rdb")
+    }
+
+    /// `false`: it has ended instead, for example because its port is taken.
+    fn wait_until_it_answers(&mut self) -> bool {
+        let client = redis::Client::open(self.url()).expect("a valid URL");
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if self.process.try_wait().expect("the state of redis-server").is_some() {
+                return false;
+            }
+            let answer = client.get_connection_with_timeout(Duration::from_secs(1)).and_then(|mut connection| {
+                // Its own process must answer, not another one that has the port.
+                redis::cmd("INFO").arg("server").query::<String>(&mut connection)
+            });
+            let own = format!("process_id:{}\r\n", self.process.id());
+            if answer.is_ok_and(|info| info.contains(&own)) {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("redis-server on port {} does not answer", self.port);
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
+    // test.sh names another program where the system has a successor of Redis.
+    let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Command::new(&program)
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
+        .args(["--daemonize", "no", "--dir"])
+        .arg(dir.path())
+        .args(extra)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): ./test.sh installs it"))
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").port()
+}

@@ -1,0 +1,262 @@
+//! The real binary, and how tests talk to it.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use leadfold::api::lead_service_client::LeadServiceClient;
+use leadfold::api::{GetLeadRequest, Lead};
+use serde_json::Value;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use super::PATIENCE;
+use super::redis::RedisServer;
+
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// The webhook that events which name their workspace are sent to.
+pub const WEBHOOK: &str = "/webhooks/omniai";
+
+/// How a server is started.
+#[derive(Default)]
+pub struct Options {
+    redis_url: Option<String>,
+    data_dir: Option<PathBuf>,
+    env: Vec<(&'static str, &'static str)>,
+}
+
+impl Options {
+    /// On this Redis.
+    pub fn on(redis: &RedisServer) -> Self {
+        Self { redis_url: Some(redis.url()), ..Self::default() }
+    }
+
+    /// With this data directory instead of a temporary one.
+    pub fn data_dir(mut self, dir: &Path) -> Self {
+        self.data_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
+        self.env.push((name, value));
+        self
+    }
+}
+
+/// A running server; dropped, it is killed.
+pub struct Server {
+    process: Child,
+    /// `host:port` of the webhooks.
+    pub http: String,
+    /// `host:port` of the gRPC service.
+    pub grpc: String,
+    /// `host:port` of `/livez` and its like.
+    pub admin: String,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr_reader: Option<JoinHandle<()>>,
+    web: reqwest::Client,
+    _own_dir: Option<TempDir>,
+}
+
+/// An answer to a webhook.
+#[derive(Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The JSON of the body; null where it is none.
+    pub body: Value,
+    /// The body as it came.
+    pub text: String,
+}
+
+/// How a server ended.
+pub struct Exit {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// From the signal to the end.
+    pub took: Duration,
+}
+
+impl Server {
+    /// Starts one, and returns when it is ready.
+    pub fn start(options: &Options) -> Self {
+        let own_dir = options.data_dir.is_none().then(|| tempfile::tempdir().expect("a temporary directory"));
+        let data_dir = options.data_dir.as_deref().or(own_dir.as_ref().map(TempDir::path)).expect("a data directory");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
+        command.args(["serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--data-dir"]);
+        command.arg(data_dir);
+        command.args(options.redis_url.iter().flat_map(|url| ["--redis-url", url]));
+        // The settings of whoever runs the tests are not the tests' settings.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LEADFOLD_")) {
+            command.env_remove(name);
+        }
+        command.env_remove("RUST_LOG").envs(options.env.iter().copied());
+        let mut process =
+            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary can be started");
+
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let stderr_reader = collect(process.stderr.take().expect("its stderr"), Arc::clone(&stderr));
+        let lines = lines(process.stdout.take().expect("its stdout"));
+        let mut server = Self {
+            process,
+            http: String::new(),
+            grpc: String::new(),
+            admin: String::new(),
+            stderr,
+            stderr_reader: Some(stderr_reader),
+            web: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client"),
+            _own_dir: own_dir,
+        };
+        let mut addresses = server.wait_until_ready(&lines);
+        let mut address = |of: &str| addresses.remove(of).unwrap_or_else(|| panic!("no line says where {of} listens"));
+        (server.http, server.grpc, server.admin) = (address("http"), address("grpc"), address("admin"));
+        server
+    }
+
+    fn wait_until_ready(&mut self, lines: &mpsc::Receiver<String>) -> HashMap<String, String> {
+        let deadline = Instant::now() + START_PATIENCE;
+        let mut addresses = HashMap::new();
+        loop {
+            let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
+                let state = self.process.try_wait();
+                panic!("the server is not ready ({state:?}, {addresses:?}); it said:\n{}", self.logs());
+            };
+            match line.split_once(" listening on ") {
+                _ if line == "ready" => return addresses,
+                Some((name, address)) => drop(addresses.insert(name.to_owned(), address.to_owned())),
+                None => panic!("an unexpected line on stdout: {line:?}"),
+            }
+        }
+    }
+
+    /// What it has written to stderr so far: all of it once it has ended.
+    pub fn logs(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().expect("the logs")).into_owned()
+    }
+
+    /// Posts an event to the webhook.
+    pub async fn post(&self, body: impl Into<Vec<u8>>) -> Answer {
+        self.post_to(WEBHOOK, "application/json", body).await
+    }
+
+    /// Posts a body somewhere.
+    pub async fn post_to(&self, path: &str, content_type: &str, body: impl Into<Vec<u8>>) -> Answer {
+        let request = self.web.post(format!("http://{}{path}", self.http)).header("content-type", content_type).body(body.into());
+        let response = request.send().await.unwrap_or_else(|error| panic!("no answer ({error:?}); the server said:\n{}", self.logs()));
+        let status = response.status().as_u16();
+        let text = response.text().await.expect("the body of the answer");
+        Answer { status, body: serde_json::from_str(&text).unwrap_or_default(), text }
+    }
+
+    /// Posts an event that must be applied, and returns the lead's new version.
+    pub async fn apply(&self, event: &Value) -> u64 {
+        self.apply_to(WEBHOOK, event).await
+    }
+
+    /// Posts an event that must be applied, somewhere else.
+    pub async fn apply_to(&self, path: &str, event: &Value) -> u64 {
+        let answer = self.post_to(path, "application/json", event.to_string()).await;
+        assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{event} was answered {answer:?}");
+        answer.version()
+    }
+
+    /// A client of the service, on a connection of its own.
+    pub fn client(&self) -> LeadServiceClient<Channel> {
+        LeadServiceClient::new(self.channel())
+    }
+
+    /// A connection to the gRPC port.
+    pub fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).expect("a valid address");
+        endpoint.connect_timeout(PATIENCE).timeout(PATIENCE).connect_lazy()
+    }
+
+    /// The lead, which must exist.
+    pub async fn lead(&self, lead_id: &str) -> Lead {
+        let answer = self.client().get_lead(GetLeadRequest { lead_id: lead_id.to_owned() }).await;
+        answer.unwrap_or_else(|status| panic!("GetLead {lead_id:?}: {status:?}")).into_inner().lead.expect("the lead of the answer")
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub fn terminate(&mut self) -> Exit {
+        let began = Instant::now();
+        self.signal_termination();
+        while began.elapsed() < START_PATIENCE {
+            if let Some(status) = self.process.try_wait().expect("the state of the server") {
+                let took = began.elapsed();
+                self.stderr_reader.take().map(JoinHandle::join).transpose().expect("the rest of the logs");
+                return Exit { status, took };
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("SIGTERM does not end the server; it said:\n{}", self.logs());
+    }
+
+    /// Sends SIGTERM and does not wait.
+    pub fn signal_termination(&self) {
+        let sent = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().expect("kill");
+        assert!(sent.success(), "SIGTERM could not be sent");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        if std::thread::panicking() {
+            // Shown only for a test that failed, where it is what one wants to read.
+            eprintln!("--- the server's stderr ---\n{}---", self.logs());
+        }
+    }
+}
+
+impl Answer {
+    /// `applied`, `duplicate`, …; empty if the answer tells none.
+    pub fn outcome(&self) -> &str {
+        self.body["status"].as_str().unwrap_or("")
+    }
+
+    /// The lead's version: a decimal number in a string.
+    pub fn version(&self) -> u64 {
+        let version = self.body["version"].as_str().and_then(|version| version.parse().ok());
+        version.unwrap_or_else(|| panic!("no version in {self:?}"))
+    }
+
+    /// The field that a refusal names; empty if it names none.
+    pub fn field(&self) -> &str {
+        self.body["field"].as_str().unwrap_or("")
+    }
+
+    /// Checks that this is a refusal of one field (empty: of the whole body), in words.
+    #[track_caller]
+    pub fn assert_refused(&self, status: u16, field: &str) {
+        assert_eq!((self.status, self.field()), (status, field), "{self:?}");
+        assert!(self.body["error"].as_str().is_some_and(|error| !error.is_empty()), "no words in {self:?}");
+        assert_eq!(self.outcome(), "", "a refusal has no status: {self:?}");
+    }
+}
+
+fn lines(stdout: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            // Nobody listens any more once the server is ready; its pipe must be emptied nevertheless.
+            let _ = sender.send(line);
+        }
+    });
+    receiver
+}
+
+fn collect(mut stderr: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    std::thread::spawn(move || {
+        let mut chunk = [0; 8192];
+        while let Ok(count @ 1..) = stderr.read(&mut chunk) {
+            into.lock().expect("the logs").extend_from_slice(&chunk[..count]);
+        }
+    })
+}
