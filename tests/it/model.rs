@@ -19,7 +19,7 @@ use history::{Delivery, History};
 use reference::Reference;
 
 /// Histories per store, unless `LEADFOLD_TEST_HISTORIES` says otherwise.
-const HISTORIES: u32 = 1500;
+const HISTORIES: u32 = 2000;
 
 fn runner() -> TestRunner {
     let cases = std::env::var("LEADFOLD_TEST_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(HISTORIES);
@@ -106,7 +106,7 @@ fn prove(runtime: &tokio::runtime::Runtime, writers: &[Arc<dyn Store>; 2]) {
         Ok(())
     });
     if let Err(error) = outcome {
-        panic!("{error}");
+        panic!("{}", error.to_string().chars().take(20000).collect::<String>());
     }
 }
 

@@ -32,6 +32,19 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Takes in what a later call saw. It looked only where it would have written.
+    pub(super) fn update(&mut self, change: &Change, effect: &Effect<'_>, later: Seen) {
+        let mut details = std::mem::take(&mut self.details);
+        details.resize(change.additions.len(), Vec::new());
+        for ((index, _), stored) in effect.details.iter().zip(later.details) {
+            if let Some(detail) = details.get_mut(*index) {
+                *detail = stored;
+            }
+        }
+        let activity = if effect.activity.is_some() { later.activity } else { std::mem::take(&mut self.activity) };
+        *self = Self { activity, details, ..later };
+    }
+
     /// The activity of the change's id.
     pub(super) fn activity(&self, change: &Change) -> Result<Option<Activity>, StoreError> {
         match &change.activity {

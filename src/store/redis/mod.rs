@@ -104,7 +104,7 @@ impl RedisStore {
             };
             match self.lane.apply(&self.keys, change, &effect, &seen, absolute.as_ref()).await? {
                 Reply::Done(outcome) => return Ok(outcome),
-                Reply::Seen(other) => seen = other,
+                Reply::Seen(later) => seen.update(change, &effect, later),
             }
         }
         Err(StoreError::Unavailable("the lead changes too fast".to_owned()))
