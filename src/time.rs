@@ -15,10 +15,10 @@ const EARLIEST_BELIEVED: Timestamp = Timestamp(946_684_800_000_000);
 const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
 
 impl Timestamp {
-    /// The present.
+    /// The present, to the millisecond: versions are times too, and tell no more.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        Self::from_millis(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     }
 
     /// From microseconds since the epoch.

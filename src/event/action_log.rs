@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Payload, Size, Text, text};
+use super::{Object, Payload, Size, Text, text};
 
 /// The event as a whole.
 #[derive(Debug, Deserialize)]
@@ -14,7 +14,7 @@ pub struct ActionLogEvent<'a> {
     #[serde(borrow, default)]
     pub workspace_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub action_log: Option<ActionLog<'a>>,
+    pub action_log: Option<Object<ActionLog<'a>>>,
     #[serde(borrow, default)]
     pub occurred_at: Option<Text<'a>>,
 }
@@ -41,7 +41,7 @@ pub struct ActionLog<'a> {
     #[serde(borrow)]
     pub output: Option<Payload<'a>>,
     #[serde(borrow)]
-    pub messages: Option<Vec<Option<Message<'a>>>>,
+    pub messages: Option<Vec<Option<Object<Message<'a>>>>>,
     #[serde(borrow)]
     pub completed_at: Option<Text<'a>>,
     #[serde(borrow)]
@@ -49,7 +49,7 @@ pub struct ActionLog<'a> {
     #[serde(borrow)]
     pub parent_action_id: Option<Text<'a>>,
     #[serde(borrow)]
-    pub tool: Option<Tool<'a>>,
+    pub tool: Option<Object<Tool<'a>>>,
 }
 
 /// A message of an action. Its subject and body are skipped: they are never stored.
@@ -64,7 +64,7 @@ pub struct Message<'a> {
     #[serde(borrow)]
     pub direction: Option<Text<'a>>,
     #[serde(borrow)]
-    pub documents: Option<Vec<Option<MessageDocument<'a>>>>,
+    pub documents: Option<Vec<Option<Object<MessageDocument<'a>>>>>,
 }
 
 /// A document of a message.
@@ -94,7 +94,7 @@ impl<'a> ActionLog<'a> {
     /// The messages that are there.
     pub fn messages(&self) -> impl Iterator<Item = (usize, &Message<'a>)> {
         let all = self.messages.iter().flatten().enumerate();
-        all.filter_map(|(index, message)| Some((index, message.as_ref()?)))
+        all.filter_map(|(index, message)| Some((index, &**message.as_ref()?)))
     }
 
     /// The name of the tool, empty if there is none.
@@ -107,6 +107,6 @@ impl<'a> Message<'a> {
     /// The documents that are there.
     pub fn documents(&self) -> impl Iterator<Item = (usize, &MessageDocument<'a>)> {
         let all = self.documents.iter().flatten().enumerate();
-        all.filter_map(|(index, document)| Some((index, document.as_ref()?)))
+        all.filter_map(|(index, document)| Some((index, &**document.as_ref()?)))
     }
 }

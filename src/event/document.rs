@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Size, Text};
+use super::{Object, Size, Text};
 
 /// `document.received`.
 #[derive(Debug, Deserialize)]
@@ -12,7 +12,7 @@ pub struct DocumentReceived<'a> {
     #[serde(borrow, default)]
     pub workspace_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub document: Option<ReceivedDocument<'a>>,
+    pub document: Option<Object<ReceivedDocument<'a>>>,
     #[serde(borrow, default)]
     pub occurred_at: Option<Text<'a>>,
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer};
 
-use super::{Size, Text};
+use super::{Object, Size, Text};
 use crate::lead::ProfileKey;
 
 /// The event as a whole.
@@ -13,7 +13,7 @@ pub struct LeadEvent<'a> {
     #[serde(borrow, default)]
     pub workspace_id: Option<Text<'a>>,
     #[serde(borrow, default)]
-    pub data: Option<LeadData<'a>>,
+    pub data: Option<Object<LeadData<'a>>>,
 }
 
 /// A field of a sparse patch: absent, cleared by an explicit `null`, or set.
@@ -60,7 +60,7 @@ pub struct LeadData<'a> {
     #[serde(borrow)]
     pub source: Patch<'a>,
     #[serde(borrow)]
-    pub checklist_items: Option<Vec<Option<ChecklistItemUpdate<'a>>>>,
+    pub checklist_items: Option<Vec<Option<Object<ChecklistItemUpdate<'a>>>>>,
 }
 
 impl<'a> LeadData<'a> {
@@ -95,7 +95,7 @@ pub struct ChecklistItemUpdate<'a> {
     #[serde(borrow)]
     pub updated_at: Option<Text<'a>>,
     #[serde(borrow)]
-    pub documents: Option<Vec<Option<ItemDocument<'a>>>>,
+    pub documents: Option<Vec<Option<Object<ItemDocument<'a>>>>>,
 }
 
 /// A document that was handed in for a checklist item.

@@ -7,6 +7,7 @@
 mod action_log;
 mod document;
 mod lead_event;
+mod object;
 mod payload;
 mod text;
 
@@ -18,6 +19,7 @@ pub use lead_event::{ChecklistItemUpdate, ItemValue, LeadData, LeadEvent, Patch}
 pub use payload::Payload;
 pub use text::{Size, Text};
 
+use object::Object;
 use text::text;
 
 
@@ -135,10 +137,20 @@ fn precise<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
         let inner = error.into_inner();
         // A syntax error is one of the body; serde's path would name where it happened to be.
         match inner.classify() {
-            serde_json::error::Category::Data if path != "." => Refusal::field(path, inner.to_string()),
+            serde_json::error::Category::Data if path != "." => Refusal::field(path, without_value(&inner)),
+            serde_json::error::Category::Data => Refusal::body(without_value(&inner)),
             _ => Refusal::body(inner.to_string()),
         }
     })?;
     json.end().map_err(|error| Refusal::body(error.to_string()))?;
     Ok(value)
+}
+
+/// What serde expected, without what it found: that may be private, and an answer may be logged anywhere.
+fn without_value(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((_, expected)) => format!("wrong type: expected {expected}"),
+        None => text,
+    }
 }

@@ -64,7 +64,10 @@ impl Hub {
 
     /// Watches a lead. Its state is read after the call, so nothing that was written before it is missing.
     pub async fn watch(&self, lead_id: &str) -> Watched {
-        let topic = self.shared.topic(lead_id, None, String::new());
+        self.watched(self.shared.topic(lead_id, None, String::new())).await
+    }
+
+    async fn watched(&self, topic: Arc<Topic>) -> Watched {
         let receiver = topic.subscribe();
         let ticket = topic.want(&self.shared);
         topic.wait(ticket).await;
@@ -83,8 +86,7 @@ impl Hub {
     pub async fn follow_lead(&self, follower: &Arc<Follower>, lead_id: &str) -> Watched {
         let topic = self.shared.topic(lead_id, None, String::new());
         topic.follow(follower);
-        drop(topic);
-        self.watch(lead_id).await
+        self.watched(topic).await
     }
 
     /// Whether the feed is known to have told everything up to now, give or take a second.

@@ -1,5 +1,18 @@
 //! leadfold from outside: the real binary, a real redis-server, real clients.
+//!
+//! One binary, so that it links once. Each module is one door of the house or one promise; `support` starts
+//! what they need. Most tests run on both stores: see [`support::on_both_stores`].
 
+mod conformance;
+mod grpcurl;
+mod hostile;
+mod lists;
 mod model;
+mod outage;
+mod privacy;
+mod required;
+mod service;
 mod support;
+mod watch;
+mod watch_many;
 mod webhook;
