@@ -54,13 +54,18 @@ struct Admin {
 
 /// The routes of the admin listener.
 pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
-    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).route("/metrics", get(render)).with_state(Admin { health, metrics })
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render))
+        .with_state(Admin { health, metrics })
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {
     let report = admin.health.report().await;
     let ready = report.iter().all(|(_, wrong)| wrong.is_none());
-    let parts: serde_json::Map<_, _> = report.into_iter().map(|(part, wrong)| (part.to_owned(), json!(wrong.unwrap_or_else(|| "ok".to_owned())))).collect();
+    let parts: serde_json::Map<_, _> =
+        report.into_iter().map(|(part, wrong)| (part.to_owned(), json!(wrong.unwrap_or_else(|| "ok".to_owned())))).collect();
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(json!({ "ready": ready, "parts": parts })))
 }
 

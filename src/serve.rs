@@ -110,7 +110,8 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
     let Some(url) = &config.redis_url else {
         let path = config.data_dir.join("leads.redb");
-        let store = EmbeddedStore::open(&path, config.max_history).with_context(|| format!("cannot open the embedded store {}", path.display()))?;
+        let store =
+            EmbeddedStore::open(&path, config.max_history).with_context(|| format!("cannot open the embedded store {}", path.display()))?;
         return Ok(Arc::new(store));
     };
     let options = Options {
@@ -123,7 +124,13 @@ async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
 }
 
 /// What hyper hands in, as axum wants it.
-fn from_hyper(router: Router) -> impl tower::Service<Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send> + Clone + Send + Sync + 'static {
+fn from_hyper(
+    router: Router,
+) -> impl tower::Service<Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>
++ Clone
++ Send
++ Sync
++ 'static {
     router.map_request(|request: Request<Incoming>| request.map(axum::body::Body::new))
 }
 

@@ -55,9 +55,7 @@ impl Timestamp {
 
     /// RFC 3339 in UTC, with as many digits as it needs.
     pub fn to_rfc3339(self) -> String {
-        DateTime::<Utc>::from_timestamp_micros(self.0)
-            .map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true))
-            .unwrap_or_default()
+        DateTime::<Utc>::from_timestamp_micros(self.0).map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).unwrap_or_default()
     }
 }
 

@@ -31,9 +31,12 @@ struct Intake {
 
 /// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
 pub fn routes(store: Arc<dyn Store>, max_body_bytes: usize, noop: bool) -> Router {
-    let routes = Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
+    let routes =
+        Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
-    routes.fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai"))).with_state(Intake { store, max_body_bytes })
+    routes
+        .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
+        .with_state(Intake { store, max_body_bytes })
 }
 
 async fn receive(State(intake): State<Intake>, request: Request<Body>) -> Answer {
@@ -42,7 +45,10 @@ async fn receive(State(intake): State<Intake>, request: Request<Body>) -> Answer
 
 async fn receive_for_workspace(State(intake): State<Intake>, Path(workspace_id): Path<String>, request: Request<Body>) -> Answer {
     if workspace_id.len() > MAX_ID_BYTES {
-        return Answer::refused(StatusCode::BAD_REQUEST, Refusal::body(format!("the workspace in the URL is longer than {MAX_ID_BYTES} bytes")));
+        return Answer::refused(
+            StatusCode::BAD_REQUEST,
+            Refusal::body(format!("the workspace in the URL is longer than {MAX_ID_BYTES} bytes")),
+        );
     }
     intake.receive(Some(&workspace_id), request).await
 }
@@ -85,7 +91,8 @@ impl Intake {
             }
             Err(error) => {
                 tracing::warn!(%error, "an event could not be taken");
-                let mut answer = Answer::refused(StatusCode::SERVICE_UNAVAILABLE, Refusal::body("the event cannot be taken now: send it again later"));
+                let mut answer =
+                    Answer::refused(StatusCode::SERVICE_UNAVAILABLE, Refusal::body("the event cannot be taken now: send it again later"));
                 answer.retry = true;
                 answer
             }
@@ -94,7 +101,8 @@ impl Intake {
     }
 
     async fn body(&self, request: Request<Body>) -> Result<axum::body::Bytes, Answer> {
-        let too_large = || Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(format!("the body is over {} bytes", self.max_body_bytes)));
+        let too_large =
+            || Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(format!("the body is over {} bytes", self.max_body_bytes)));
         let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if told.is_some_and(|length| length > self.max_body_bytes) {
             return Err(too_large());

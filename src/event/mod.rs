@@ -22,7 +22,6 @@ pub use text::{Size, Text};
 use object::Object;
 use text::text;
 
-
 /// One event of the sender.
 #[derive(Debug)]
 pub enum Event<'a> {

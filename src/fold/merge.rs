@@ -36,7 +36,9 @@ fn standing(new: &Activity, old: &Activity) -> Ordering {
 }
 
 fn content(activity: &Activity) -> impl Ord + '_ {
-    let Activity { kind, status, summary, error, channel, direction, messages, document_ids, tool_name, agent_id, parent_action_id, .. } = activity;
+    let Activity {
+        kind, status, summary, error, channel, direction, messages, document_ids, tool_name, agent_id, parent_action_id, ..
+    } = activity;
     ((kind, status, summary, error, channel, direction), (messages, document_ids, tool_name, agent_id, parent_action_id))
 }
 
@@ -48,7 +50,9 @@ pub fn detail(existing: Option<&Detail>, addition: &Addition) -> Option<Detail> 
             let joined = joined(Some(old), new);
             (joined.mentions != old.mentions || joined.extraction != old.extraction).then_some(Detail::Document(joined))
         }
-        (Some(Detail::Profile(_, old)), Addition::SetProfile(key, new)) => (old.value != new.value).then(|| Detail::Profile(*key, new.clone())),
+        (Some(Detail::Profile(_, old)), Addition::SetProfile(key, new)) => {
+            (old.value != new.value).then(|| Detail::Profile(*key, new.clone()))
+        }
         (Some(Detail::Profile(..)), Addition::FillProfile(..)) => None,
         (_, Addition::SetProfile(key, new) | Addition::FillProfile(key, new)) => Some(Detail::Profile(*key, new.clone())),
         (Some(Detail::ChecklistItem(old)), Addition::ChecklistItem(new)) => {

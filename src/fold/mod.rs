@@ -11,7 +11,8 @@ pub mod merge;
 
 use crate::event::{ActionLogEvent, ChecklistItemUpdate, DocumentExtracted, DocumentReceived, Event, LeadEvent, Patch, Refusal, Text};
 use crate::lead::{
-    Activity, Addition, Change, ChecklistItem, Completion, Detail, Document, Extraction, Mention, MessageTally, ProfileField, ProfileKey, Source, UNKNOWN,
+    Activity, Addition, Change, ChecklistItem, Completion, Detail, Document, Extraction, Mention, MessageTally, ProfileField, ProfileKey,
+    Source, UNKNOWN,
 };
 use crate::time::Timestamp;
 pub use limits::MAX_ID_BYTES;
@@ -239,7 +240,12 @@ fn lead_event(event: &LeadEvent<'_>, receipt: Receipt<'_>, kind: LeadEventKind) 
     Ok(Change { lead_id, workspace_id, received: receipt.at, activity: None, additions })
 }
 
-fn checklist_item(item: &ChecklistItemUpdate<'_>, path: &str, receipt: Receipt<'_>, documents: &mut Documents) -> Result<Option<ChecklistItem>, Refusal> {
+fn checklist_item(
+    item: &ChecklistItemUpdate<'_>,
+    path: &str,
+    receipt: Receipt<'_>,
+    documents: &mut Documents,
+) -> Result<Option<ChecklistItem>, Refusal> {
     let item_id = optional_id(&item.checklist_item_id, || format!("{path}.checklistItemId"))?;
     if item_id.is_empty() {
         return Ok(None);

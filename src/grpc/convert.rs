@@ -3,7 +3,7 @@
 use prost_types::Timestamp as ApiTime;
 
 use crate::api;
-use crate::lead::{Activity, ChecklistItem, Document, DOCUMENTS_SHOWN, Lead, ProfileKey};
+use crate::lead::{Activity, ChecklistItem, DOCUMENTS_SHOWN, Document, Lead, ProfileKey};
 use crate::time::Timestamp;
 use crate::watch::{Changed, What};
 
@@ -32,7 +32,9 @@ pub fn lead(lead: &Lead) -> api::Lead {
         // A version is the time of the change in ms, or a little more where changes came faster.
         update_time: (lead.version > 0).then(|| time(Timestamp::from_millis(i64::try_from(lead.version).unwrap_or(i64::MAX)))),
         latest_activity: lead.latest_activity.as_ref().map(activity),
-        activity_counts: activity_counts.map(|((kind, status), count)| api::ActivityCount { r#type: kind.clone(), status: status.clone(), count: *count }).collect(),
+        activity_counts: activity_counts
+            .map(|((kind, status), count)| api::ActivityCount { r#type: kind.clone(), status: status.clone(), count: *count })
+            .collect(),
         message_count: lead.message_counts.values().map(|messages| messages.count).sum(),
         message_counts: message_counts
             .map(|((channel, direction), messages)| api::MessageCount {

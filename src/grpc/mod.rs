@@ -36,7 +36,8 @@ pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyho
     // Both versions of reflection: older tools speak only v1alpha. They also tell of the error details.
     let reflection = || {
         let own = [api::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_types::pb::FILE_DESCRIPTOR_SET];
-        own.into_iter().fold(tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
+        own.into_iter()
+            .fold(tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
     };
     let routes = Routes::new(service).add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     Ok((routes, reporter))

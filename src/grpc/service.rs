@@ -44,7 +44,10 @@ impl LeadService {
     }
 
     /// Reads leads in the order of their ids.
-    fn leads<'a>(&'a self, lead_ids: impl Iterator<Item = &'a str> + Send + 'a) -> impl futures::Stream<Item = Result<(&'a str, Option<Lead>), Status>> + Send + 'a {
+    fn leads<'a>(
+        &'a self,
+        lead_ids: impl Iterator<Item = &'a str> + Send + 'a,
+    ) -> impl futures::Stream<Item = Result<(&'a str, Option<Lead>), Status>> + Send + 'a {
         stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.lead(lead_id).await?))).buffered(READS_IN_FLIGHT)
     }
 }
@@ -99,11 +102,13 @@ impl server::lead_service_server::LeadService for LeadService {
         let request = request.into_inner();
         required_id("workspace_id", &request.workspace_id)?;
         let limit = page_size(request.page_size, MAX_LEADS_PAGE)?;
-        let (after, before) = (request.activity_after.as_ref().map(convert::timestamp), request.activity_before.as_ref().map(convert::timestamp));
+        let (after, before) =
+            (request.activity_after.as_ref().map(convert::timestamp), request.activity_before.as_ref().map(convert::timestamp));
         let query = format!("leads {after:?} {before:?} {}", request.workspace_id);
         let cursor = page_token::decode(&query, &request.page_token)?.map(|(time, lead_id)| Place { time, lead_id });
         // One more than asked for tells whether there is a next page.
-        let mut places = self.store.list(&ListQuery { workspace_id: request.workspace_id, after, before, cursor, limit: limit + 1 }).await?;
+        let mut places =
+            self.store.list(&ListQuery { workspace_id: request.workspace_id, after, before, cursor, limit: limit + 1 }).await?;
         let mut more = places.len() > limit;
         places.truncate(limit);
 
@@ -152,7 +157,8 @@ impl server::lead_service_server::LeadService for LeadService {
         let behind = page_token::decode(&query, &request.page_token)?;
         let lead = self.lead(&request.lead_id).await?.ok_or_else(|| not_found(&request.lead_id))?;
         let is_behind = |place: (_, &str)| behind.as_ref().is_none_or(|(time, id)| place < (*time, id.as_str()));
-        let mut page: Vec<_> = lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();
+        let mut page: Vec<_> =
+            lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();
         let more = page.len() > limit;
         page.truncate(limit);
         let last = page.last().filter(|_| more);

@@ -55,7 +55,9 @@ pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(why) => unavailable("STORE_UNAVAILABLE", format!("the store is not available: {why}"), Duration::from_secs(1)),
+            StoreError::Unavailable(why) => {
+                unavailable("STORE_UNAVAILABLE", format!("the store is not available: {why}"), Duration::from_secs(1))
+            }
             StoreError::OtherWorkspace => Self::with_error_details(Code::FailedPrecondition, error.to_string(), details("OTHER_WORKSPACE")),
             StoreError::Corrupt(_) => {
                 tracing::error!(%error, "the store holds something unexpected");

@@ -13,10 +13,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use tonic::{Request, Status};
 
+use super::convert;
 use super::service::required_id;
 use super::status::{draining, exhausted, invalid, unavailable};
 use super::wire::Encoded;
-use super::convert;
 use crate::api::{self, LeadSnapshot, LeadUpdate, SnapshotReason, watch_leads_request::Scope};
 use crate::listener::ConnectionWatches;
 use crate::store::{ListQuery, Place, Store};
@@ -78,7 +78,8 @@ impl Watches {
             return Err(draining());
         }
         let of_server = Arc::clone(&self.permits).try_acquire_owned();
-        let of_server = of_server.map_err(|_| exhausted("max-watches", format!("this server has its {} watches open (--max-watches)", self.max)))?;
+        let of_server =
+            of_server.map_err(|_| exhausted("max-watches", format!("this server has its {} watches open (--max-watches)", self.max)))?;
         let of_connection = admission.connection.as_ref().map(|connection| {
             let permit = Arc::clone(&connection.permits).try_acquire_owned();
             permit.map_err(|_| {
@@ -290,7 +291,8 @@ impl Leads {
             self.scan_cursor = Some(places.last().cloned());
         } else if self.scans > 1 {
             // A lead that was told of before and is not listed any more may have been deleted.
-            let listed: HashSet<&str> = self.scanned.iter().map(String::as_str).chain(places.iter().map(|place| place.lead_id.as_str())).collect();
+            let listed: HashSet<&str> =
+                self.scanned.iter().map(String::as_str).chain(places.iter().map(|place| place.lead_id.as_str())).collect();
             let gone = self.sent.keys().filter(|lead_id| !listed.contains(&***lead_id));
             self.scan.extend(gone.map(|lead_id| lead_id.to_string()).collect::<Vec<_>>());
         }

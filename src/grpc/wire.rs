@@ -73,9 +73,7 @@ mod tests {
 
     #[test]
     fn encoded_is_byte_for_byte_what_prost_would_send() {
-        let message = api::WatchLeadResponse {
-            event: Some(api::watch_lead_response::Event::Heartbeat(api::Heartbeat { version: 7 })),
-        };
+        let message = api::WatchLeadResponse { event: Some(api::watch_lead_response::Event::Heartbeat(api::Heartbeat { version: 7 })) };
         let encoded = Encoded(message.encode_to_vec().into());
         assert_eq!(encoded.encode_to_vec(), message.encode_to_vec());
         assert_eq!(encoded.encode_length_delimited_to_vec(), message.encode_length_delimited_to_vec());

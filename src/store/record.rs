@@ -55,9 +55,32 @@ pub(super) fn corrupt(what: &str) -> StoreError {
 
 /// Words that take one byte instead of their text. Only ever add at the end; position 0 means "as text".
 const WORDS: [&str; 26] = [
-    "", "COMPLETED", "FAILED", "MESSAGE", "FOLLOW_UP_MESSAGE", "SYSTEM_NOTE", "TOOL_CALL", "DOCUMENT_UPLOAD", "MANUAL_UPDATE",
-    "PORTAL_UPDATE", "PORTAL_SUBMISSION", "EMAIL", "SMS", "WHATSAPP", "INBOUND", "OUTBOUND", "UNKNOWN", "PENDING", "CANCELLED",
-    "AWAITING_APPROVAL", "application/pdf", "image/jpeg", "image/png", "text/plain", "text/csv", "image/heic",
+    "",
+    "COMPLETED",
+    "FAILED",
+    "MESSAGE",
+    "FOLLOW_UP_MESSAGE",
+    "SYSTEM_NOTE",
+    "TOOL_CALL",
+    "DOCUMENT_UPLOAD",
+    "MANUAL_UPDATE",
+    "PORTAL_UPDATE",
+    "PORTAL_SUBMISSION",
+    "EMAIL",
+    "SMS",
+    "WHATSAPP",
+    "INBOUND",
+    "OUTBOUND",
+    "UNKNOWN",
+    "PENDING",
+    "CANCELLED",
+    "AWAITING_APPROVAL",
+    "application/pdf",
+    "image/jpeg",
+    "image/png",
+    "text/plain",
+    "text/csv",
+    "image/heic",
 ];
 
 fn word_code(word: &str) -> u32 {
@@ -127,7 +150,8 @@ struct TallyRecord {
 /// The bytes of an activity, without its id.
 pub(super) fn encode_activity(activity: &Activity, version: u64) -> Vec<u8> {
     let own = matches!(&activity.messages[..], [tally] if tally.channel == activity.channel && tally.direction == activity.direction);
-    let tally = |tally: &MessageTally| TallyRecord { channel: tally.channel.clone(), direction: tally.direction.clone(), count: tally.count };
+    let tally =
+        |tally: &MessageTally| TallyRecord { channel: tally.channel.clone(), direction: tally.direction.clone(), count: tally.count };
     let record = ActivityRecord {
         kind: word_code(&activity.kind),
         kind_text: word_text(&activity.kind),
@@ -164,7 +188,11 @@ pub(super) fn decode_activity(action_id: String, bytes: &[u8]) -> Result<Activit
     let channel = word(record.channel, record.channel_text);
     let direction = word(record.direction, record.direction_text);
     let messages = match record.messages {
-        0 => record.tallies.into_iter().map(|tally| MessageTally { channel: tally.channel, direction: tally.direction, count: tally.count }).collect(),
+        0 => record
+            .tallies
+            .into_iter()
+            .map(|tally| MessageTally { channel: tally.channel, direction: tally.direction, count: tally.count })
+            .collect(),
         count => vec![MessageTally { channel: channel.clone(), direction: direction.clone(), count }],
     };
     Ok(Activity {
@@ -361,7 +389,10 @@ pub(super) fn decode_detail(key: &[u8], bytes: &[u8]) -> Result<Detail, StoreErr
             Ok(Detail::Document(Document { document_id: unpack(id)?, mentions, extraction, version }))
         }
         Some((b'p', name)) => {
-            let key = std::str::from_utf8(name).ok().and_then(ProfileKey::from_name).ok_or_else(|| corrupt("a profile field of no known name"))?;
+            let key = std::str::from_utf8(name)
+                .ok()
+                .and_then(ProfileKey::from_name)
+                .ok_or_else(|| corrupt("a profile field of no known name"))?;
             let value = String::from_utf8(rest.to_vec()).map_err(|_| corrupt("a profile field that is not UTF-8"))?;
             Ok(Detail::Profile(key, ProfileField { value, version }))
         }

@@ -29,7 +29,12 @@ impl Kept {
 
     async fn redis() -> Self {
         let redis = RedisServer::start();
-        let options = leadfold::store::redis::Options { key_prefix: "conformance".into(), partitions: 4, max_history: MAX_HISTORY, feed_length: 100_000 };
+        let options = leadfold::store::redis::Options {
+            key_prefix: "conformance".into(),
+            partitions: 4,
+            max_history: MAX_HISTORY,
+            feed_length: 100_000,
+        };
         let store = RedisStore::connect(&redis.url(), &options).await.expect("Redis");
         Self { store: Arc::new(store), _directory: tempfile::tempdir().expect("a directory"), redis: Some(redis) }
     }
@@ -71,7 +76,15 @@ fn at(micros: i64) -> Timestamp {
 
 fn activity(action_id: &str, status: &str, time: i64) -> Activity {
     let messages = vec![MessageTally { channel: "SMS".into(), direction: "INBOUND".into(), count: 1 }];
-    Activity { action_id: action_id.into(), kind: "MESSAGE".into(), status: status.into(), time: at(time), timed: true, messages, ..Activity::default() }
+    Activity {
+        action_id: action_id.into(),
+        kind: "MESSAGE".into(),
+        status: status.into(),
+        time: at(time),
+        timed: true,
+        messages,
+        ..Activity::default()
+    }
 }
 
 fn change(lead_id: &str, activity: Activity) -> Change {
@@ -112,7 +125,8 @@ async fn a_history_beyond_every_threshold_reads_the_same(kept: Kept) {
         assert!(matches!(act(&kept, "lead", &action(number), time).await, Outcome::Applied { .. }));
         assert!(matches!(act(&kept, "lead", &action(number), time).await, Outcome::Duplicate { .. }), "again");
     }
-    let mut expected: Vec<_> = (0..total).map(|number| (at(if number % 2 == 0 { number / 4 } else { 1000 - number / 4 }), action(number))).collect();
+    let mut expected: Vec<_> =
+        (0..total).map(|number| (at(if number % 2 == 0 { number / 4 } else { 1000 - number / 4 }), action(number))).collect();
     expected.sort_by(|a, b| b.cmp(a));
     for page in [1, 7, 100, 500] {
         assert_eq!(history(&kept, "lead", page).await, expected, "in pages of {page}");
@@ -223,7 +237,8 @@ async fn a_workspace_can_be_learned_later(kept: Kept) {
 async fn listed(kept: &Kept, after: Option<i64>, before: Option<i64>, page: usize) -> Vec<String> {
     let mut all: Vec<Place> = Vec::new();
     loop {
-        let query = ListQuery { workspace_id: "w".into(), after: after.map(at), before: before.map(at), cursor: all.last().cloned(), limit: page };
+        let query =
+            ListQuery { workspace_id: "w".into(), after: after.map(at), before: before.map(at), cursor: all.last().cloned(), limit: page };
         let places = kept.store.list(&query).await.expect("a list");
         let end = places.len() < page;
         all.extend(places);
@@ -254,7 +269,9 @@ async fn lists_are_in_order_and_page_exactly(kept: Kept) {
         expected.push((i64::MIN, lead_id));
     }
     expected.sort_by(|a, b| b.cmp(a));
-    let ids = |from: i64, to: i64| -> Vec<String> { expected.iter().filter(|(time, _)| (from..=to).contains(time)).map(|(_, id)| id.clone()).collect() };
+    let ids = |from: i64, to: i64| -> Vec<String> {
+        expected.iter().filter(|(time, _)| (from..=to).contains(time)).map(|(_, id)| id.clone()).collect()
+    };
     for page in [1, 4, 100] {
         assert_eq!(listed(&kept, None, None, page).await, ids(i64::MIN, i64::MAX), "in pages of {page}");
         assert_eq!(listed(&kept, Some(3), None, page).await, ids(4, 9));
@@ -327,7 +344,10 @@ async fn a_hot_lead_takes_many_writers(kept: Kept) {
             for number in 0..20 {
                 let mut change = change("lead", activity(&fresh_id(), "COMPLETED", number));
                 // All of them speak of the same few fields too.
-                change.additions.push(Addition::SetProfile(ProfileKey::ALL[number as usize % 9], ProfileField { value: format!("{writer} {number}"), version: 0 }));
+                change.additions.push(Addition::SetProfile(
+                    ProfileKey::ALL[number as usize % 9],
+                    ProfileField { value: format!("{writer} {number}"), version: 0 },
+                ));
                 store.apply(change).await.expect("an outcome");
             }
         })
@@ -363,5 +383,8 @@ async fn a_key_of_the_wrong_type_leaves_nothing_half_done() {
         let after = kept.store.read("lead", Some(0)).await.expect("a read").expect("a lead");
         assert_eq!((after.lead, after.missed.len()), (before.lead.clone(), before.missed.len()), "{key}");
     }
-    assert!(matches!(kept.store.apply(full).await.expect("an outcome"), Outcome::Applied { .. }), "a retry is neither lost nor taken for a duplicate");
+    assert!(
+        matches!(kept.store.apply(full).await.expect("an outcome"), Outcome::Applied { .. }),
+        "a retry is neither lost nor taken for a duplicate"
+    );
 }

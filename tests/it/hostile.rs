@@ -102,7 +102,9 @@ async fn nesting_without_end_costs_nothing() {
     for deep in [&objects, &arrays] {
         assert_eq!(server.post(&**deep).await.status, 400, "the whole body");
         // Where it is skipped, it is no reason to lose the event.
-        for pointer in ["/actionLog/input/metadata", "/actionLog/input/documents", "/actionLog/input/channel", "/actionLog/output", "/other"] {
+        for pointer in
+            ["/actionLog/input/metadata", "/actionLog/input/documents", "/actionLog/input/channel", "/actionLog/output", "/other"]
+        {
             let mut event = message(&fresh_id(), "a1", SAMPLE_TIME);
             let (parent, name) = pointer.rsplit_once('/').expect(pointer);
             event.pointer_mut(parent).expect(pointer)[name] = json!("the nesting");
@@ -138,12 +140,20 @@ async fn a_body_has_an_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_json_is_taken_and_only_by_post() {
     let server = Setup::embedded();
-    for json in ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/cloudevents+json", "application/vnd.x+json;v=1"] {
+    for json in [
+        "application/json",
+        "application/json; charset=utf-8",
+        "Application/JSON",
+        "application/cloudevents+json",
+        "application/vnd.x+json;v=1",
+    ] {
         let event = message(&fresh_id(), "a1", SAMPLE_TIME).to_string();
         let answer = server.post_to(WEBHOOK, json, event).await;
         assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{json}: {answer:?}");
     }
-    for other in ["text/plain", "application/xml", "application/x-www-form-urlencoded", "application/jsonp", "application/json-seq", "json", "+json"] {
+    for other in
+        ["text/plain", "application/xml", "application/x-www-form-urlencoded", "application/jsonp", "application/json-seq", "json", "+json"]
+    {
         server.post_to(WEBHOOK, other, SAMPLE).await.assert_refused(415, "");
     }
     let without = format!("content-length: {}\r\n\r\n{SAMPLE}", SAMPLE.len());
@@ -268,9 +278,55 @@ async fn a_time_that_is_none_is_refused_and_one_far_off_is_not_believed(server: 
 /// some look it.
 fn strange_ids() -> Vec<String> {
     let mut ids: Vec<String> = [
-        "{", "}", "{}", "a{b}c", "{b}", "b", "a:b", "a:b:c", ":", " ", " b", "b ", "b\n", "\nb", "b\r\n", "\t", "*", "?", "[b]", "b*", "\0", "b\0",
-        "b\0c", "\u{1f}", "\u{7f}", "ü", "u\u{308}", "Ü", "日本", "🦀", "\\", "\\u0000", "\"", "'", "%2F", "a/b", "../b", "\u{feff}b", "\u{202e}b",
-        "-1", "0", "00", "0.0", "null", "true", "__proto__", "NaN", "0123456789abcdef", WORKSPACE,
+        "{",
+        "}",
+        "{}",
+        "a{b}c",
+        "{b}",
+        "b",
+        "a:b",
+        "a:b:c",
+        ":",
+        " ",
+        " b",
+        "b ",
+        "b\n",
+        "\nb",
+        "b\r\n",
+        "\t",
+        "*",
+        "?",
+        "[b]",
+        "b*",
+        "\0",
+        "b\0",
+        "b\0c",
+        "\u{1f}",
+        "\u{7f}",
+        "ü",
+        "u\u{308}",
+        "Ü",
+        "日本",
+        "🦀",
+        "\\",
+        "\\u0000",
+        "\"",
+        "'",
+        "%2F",
+        "a/b",
+        "../b",
+        "\u{feff}b",
+        "\u{202e}b",
+        "-1",
+        "0",
+        "00",
+        "0.0",
+        "null",
+        "true",
+        "__proto__",
+        "NaN",
+        "0123456789abcdef",
+        WORKSPACE,
     ]
     .map(str::to_owned)
     .to_vec();

@@ -22,7 +22,9 @@ on_both_stores!(
 const MANY: usize = 120;
 
 async fn leads_are_listed_by_their_latest_activity(server: Setup) {
-    for (lead, action, at) in [("old", "a1", 1), ("new", "a1", 9), ("twin-a", "a1", 5), ("twin-b", "a1", 5), ("risen", "a1", 2), ("risen", "a2", 7)] {
+    for (lead, action, at) in
+        [("old", "a1", 1), ("new", "a1", 9), ("twin-a", "a1", 5), ("twin-b", "a1", 5), ("risen", "a1", 2), ("risen", "a2", 7)]
+    {
         server.apply(&message(lead, action, &october(at))).await;
     }
     server.apply_to(&format!("{WEBHOOK}/{WORKSPACE}"), &lead_created("silent")).await;
@@ -86,7 +88,8 @@ async fn a_page_token_is_good_for_its_query_only(server: Setup) {
         }
     }
     let (_, token) = page_of_leads(&server, ListLeadsRequest { page_size: 1, ..of_workspace() }).await.expect("a page");
-    let next = page_of_leads(&server, ListLeadsRequest { page_size: 2, page_token: token.clone(), ..of_workspace() }).await.expect("a page");
+    let next =
+        page_of_leads(&server, ListLeadsRequest { page_size: 2, page_token: token.clone(), ..of_workspace() }).await.expect("a page");
     assert_eq!(ids(&next.0), ["lead-2", "lead-1"], "the size of the page may change");
 
     let mut activities = ListActivitiesRequest { lead_id: "lead-1".into(), page_size: 1, page_token: String::new() };

@@ -24,7 +24,8 @@ const HISTORIES: u32 = 2000;
 fn runner() -> TestRunner {
     let cases = std::env::var("LEADFOLD_TEST_HISTORIES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(HISTORIES);
     let seed = std::env::var("LEADFOLD_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed: u64 = seed.unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock").as_nanos() as u64);
+    let seed: u64 =
+        seed.unwrap_or_else(|| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("clock").as_nanos() as u64);
     println!("{cases} histories, LEADFOLD_TEST_SEED={seed}");
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -72,7 +73,8 @@ async fn check(writers: &[Arc<dyn Store>; 2], history: &History) {
         versions.push((lead_id.clone(), read.lead.version));
         assert_eq!(without_version(convert::lead(&read.lead)), without_version(convert::lead(&expected)));
         let activities = writers[0].activities(lead_id, None, 1000).await.expect("a list").expect("the lead exists");
-        let activities: Vec<_> = activities.iter().map(|activity| leadfold::api::Activity { version: 0, ..convert::activity(activity) }).collect();
+        let activities: Vec<_> =
+            activities.iter().map(|activity| leadfold::api::Activity { version: 0, ..convert::activity(activity) }).collect();
         let expected: Vec<_> = reference.activities(lead_id).iter().map(convert::activity).collect();
         assert_eq!(activities, expected);
     }
@@ -127,6 +129,7 @@ fn redis_holds_what_a_plain_fold_gives() {
 fn the_embedded_store_holds_what_a_plain_fold_gives() {
     let runtime = runtime();
     let directory = tempfile::tempdir().expect("a directory");
-    let store: Arc<dyn Store> = Arc::new(runtime.block_on(async { EmbeddedStore::open(&directory.path().join("leads.redb"), 10_000) }).expect("a store"));
+    let store: Arc<dyn Store> =
+        Arc::new(runtime.block_on(async { EmbeddedStore::open(&directory.path().join("leads.redb"), 10_000) }).expect("a store"));
     prove(&runtime, &[Arc::clone(&store), store]);
 }

@@ -106,7 +106,8 @@ async fn tell_everything(server: &Server) {
 
     let mut client = server.client();
     let leads = client.batch_get_leads(BatchGetLeadsRequest { lead_ids: vec![lead_id.clone()] }).await.expect("a lead").into_inner();
-    let listed = client.list_leads(ListLeadsRequest { workspace_id: WORKSPACE.into(), ..Default::default() }).await.expect("leads").into_inner();
+    let listed =
+        client.list_leads(ListLeadsRequest { workspace_id: WORKSPACE.into(), ..Default::default() }).await.expect("leads").into_inner();
     let activities = client.list_activities(ListActivitiesRequest { lead_id: lead_id.clone(), ..Default::default() }).await;
     let documents = client.list_documents(ListDocumentsRequest { lead_id, ..Default::default() }).await;
     let documents = format!("{:?}", documents.expect("documents").into_inner());

@@ -33,8 +33,8 @@ async fn an_optional_field_may_be_absent_or_null_at_every_level(server: Setup) {
 
             let lead = server.lead(&lead_id).await;
             let without_message = ["/actionLog/messages", "/actionLog/messages/0"].contains(&&**pointer);
-            let without_document = without_message
-                || ["", "/0", "/0/id"].iter().any(|rest| pointer == &format!("/actionLog/messages/0/documents{rest}"));
+            let without_document =
+                without_message || ["", "/0", "/0/id"].iter().any(|rest| pointer == &format!("/actionLog/messages/0/documents{rest}"));
             assert_eq!(lead.activity_counts.len(), 1, "{pointer}");
             assert_eq!(lead.message_count, u64::from(!without_message), "{pointer}: {lead:?}");
             assert_eq!(lead.document_count, u64::from(!without_document), "{pointer}: {lead:?}");

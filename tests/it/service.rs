@@ -110,7 +110,8 @@ async fn a_deleted_lead_stays_away(server: Setup) {
     }
     let batch = client.batch_get_leads(BatchGetLeadsRequest { lead_ids: vec![lead_id.clone()] }).await.expect("an answer").into_inner();
     assert_eq!((batch.leads, batch.not_found_lead_ids), (vec![], vec![lead_id]));
-    let listed = client.list_leads(ListLeadsRequest { workspace_id: WORKSPACE.into(), ..Default::default() }).await.expect("a list").into_inner();
+    let listed =
+        client.list_leads(ListLeadsRequest { workspace_id: WORKSPACE.into(), ..Default::default() }).await.expect("a list").into_inner();
     assert_eq!(listed.leads, [others], "the other lead is as it was");
 }
 

@@ -145,7 +145,10 @@ async fn a_retry_that_went_well_moves_the_counts(server: Setup) {
     let before = server.lead(&lead).await;
     assert_eq!(counts(&before), [("TOOL_CALL", "FAILED", 1)]);
     let activity = before.latest_activity.expect("the failure");
-    assert_eq!((&*activity.error, &*activity.tool_name, &*activity.agent_id), ("The credit bureau did not answer", "credit_check", "agent-7"));
+    assert_eq!(
+        (&*activity.error, &*activity.tool_name, &*activity.agent_id),
+        ("The credit bureau did not answer", "credit_check", "agent-7")
+    );
 
     let second = server.apply(&retried(&lead, "a1", "2025-10-30T20:05:00Z")).await;
     assert!(second > first);
@@ -219,7 +222,8 @@ async fn documents_of_a_payload_are_documents(server: Setup) {
     let mut event = message(&lead, "a1", SAMPLE_TIME);
     event["actionLog"]["type"] = json!("DOCUMENT_UPLOAD");
     event["actionLog"]["messages"] = json!(null);
-    event["actionLog"]["input"] = json!({"documents": [{"id": "in", "filename": "in.pdf", "size": 5}, {"filename": "no id"}, "text", null]});
+    event["actionLog"]["input"] =
+        json!({"documents": [{"id": "in", "filename": "in.pdf", "size": 5}, {"filename": "no id"}, "text", null]});
     event["actionLog"]["output"] = json!({"documents": [{"id": "out", "mimeType": "image/png"}], "deeper": {"documents": [{"id": "no"}]}});
     server.apply(&event).await;
     let lead = server.lead(&lead).await;

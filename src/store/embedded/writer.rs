@@ -117,7 +117,12 @@ impl Writer {
                         Ok(Some(head)) => {
                             progress.answers.push(Answer::Deleted(answer, Ok(true)));
                             erase(&mut tables, &lead, head.place(), now)?;
-                            progress.events.push(FeedEvent::Changed { lead_id, workspace_id: head.workspace_id, version: 0, previous: head.version });
+                            progress.events.push(FeedEvent::Changed {
+                                lead_id,
+                                workspace_id: head.workspace_id,
+                                version: 0,
+                                previous: head.version,
+                            });
                         }
                         Err(error) => progress.answers.push(Answer::Deleted(answer, Err(error))),
                     }

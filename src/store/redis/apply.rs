@@ -209,7 +209,14 @@ impl Lane {
     }
 
     /// Applies a change, given what it does and what that was concluded from.
-    pub(super) async fn apply(&self, keys: &Keys, change: &Change, effect: &Effect<'_>, seen: &Seen, absolute: Option<&Absolute>) -> Result<Reply, StoreError> {
+    pub(super) async fn apply(
+        &self,
+        keys: &Keys,
+        change: &Change,
+        effect: &Effect<'_>,
+        seen: &Seen,
+        absolute: Option<&Absolute>,
+    ) -> Result<Reply, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = Job { parts: parts(keys, change, effect, seen, absolute), reply };
         let stopped = || StoreError::Unavailable("the store is shutting down".to_owned());
@@ -248,8 +255,10 @@ async fn send(connection: &mut ConnectionManager, scripts: &Scripts, limits: Lim
     metrics::histogram!("leadfold_redis_batch_changes").record(jobs.len() as f64);
     let (max_history, feed_length) = (limits.max_history.to_string(), limits.feed_length.to_string());
     let keys: Vec<&[u8]> = jobs.iter().flat_map(|job| job.parts.iter().take(KEYS)).collect();
-    let args: Vec<&[u8]> =
-        [max_history.as_bytes(), feed_length.as_bytes()].into_iter().chain(jobs.iter().flat_map(|job| job.parts.iter().skip(KEYS))).collect();
+    let args: Vec<&[u8]> = [max_history.as_bytes(), feed_length.as_bytes()]
+        .into_iter()
+        .chain(jobs.iter().flat_map(|job| job.parts.iter().skip(KEYS)))
+        .collect();
     let replies = scripts.apply.call(connection, &keys, &args).await;
     let replies = replies.map_err(|error| reply::store_error(&error)).and_then(reply::array);
     match replies {

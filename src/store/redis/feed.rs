@@ -69,7 +69,8 @@ impl Reader {
     /// Reads until something fails.
     async fn follow(&self, positions: &mut Option<Vec<String>>, wait: &mut Duration) -> Result<Closed, StoreError> {
         let fail = |error| reply::store_error(&error);
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(1))).set_response_timeout(Some(READ_TIMEOUT));
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(1))).set_response_timeout(Some(READ_TIMEOUT));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
         // After an interruption this may be another Redis, or one that lost what was told before.
         let resumed = positions.is_some();
@@ -134,7 +135,11 @@ impl Reader {
     }
 
     /// Waits for news of any stream.
-    async fn read(&self, connection: &mut MultiplexedConnection, positions: &[String]) -> RedisResult<Vec<(String, Vec<(String, FeedEvent)>)>> {
+    async fn read(
+        &self,
+        connection: &mut MultiplexedConnection,
+        positions: &[String],
+    ) -> RedisResult<Vec<(String, Vec<(String, FeedEvent)>)>> {
         let mut command = redis::cmd("XREAD");
         command.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("COUNT").arg(ENTRIES).arg("STREAMS").arg(&self.streams).arg(positions);
         let answer: Value = command.query_async(connection).await?;

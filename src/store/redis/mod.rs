@@ -217,7 +217,8 @@ impl Store for RedisStore {
         let Some(whole) = parts.next() else { return Ok(None) };
         let mut activities = read::activities(parts.next().unwrap_or(Value::Nil))?;
         if whole == Value::Int(1) {
-            let mut placed: Vec<_> = activities.into_iter().map(|activity| ((activity.time, record::pack(&activity.action_id)), activity)).collect();
+            let mut placed: Vec<_> =
+                activities.into_iter().map(|activity| ((activity.time, record::pack(&activity.action_id)), activity)).collect();
             placed.retain(|(place, _)| behind.as_ref().is_none_or(|behind| place < behind));
             placed.sort_by(|(a, _), (b, _)| b.cmp(a));
             activities = placed.into_iter().take(limit).map(|(_, activity)| activity).collect();
@@ -228,7 +229,8 @@ impl Store for RedisStore {
     async fn delete(&self, lead_id: &str) -> Result<bool, StoreError> {
         let keys = self.keys.lead(lead_id);
         let feed = self.keys.feed(keys.partition);
-        let (now, tombstone, feed_length) = (Timestamp::now().millis().to_string(), TOMBSTONE.as_secs().to_string(), self.limits.feed_length.to_string());
+        let (now, tombstone, feed_length) =
+            (Timestamp::now().millis().to_string(), TOMBSTONE.as_secs().to_string(), self.limits.feed_length.to_string());
         let mut workspace_id = String::new();
         loop {
             let index = self.keys.index(keys.partition, &workspace_id);
@@ -286,7 +288,10 @@ async fn agree_on_layout(connection: &mut ConnectionManager, keys: &Keys) -> Res
         pipe.cmd("HGET").arg(keys.config()).arg(field);
         let (stored,): (String,) = pipe.query_async(connection).await.map_err(|error| reply::store_error(&error))?;
         if stored != value {
-            return Err(StoreError::Corrupt(format!("{} has {field} {stored}, this instance wants {value}: start it with that", keys.config())));
+            return Err(StoreError::Corrupt(format!(
+                "{} has {field} {stored}, this instance wants {value}: start it with that",
+                keys.config()
+            )));
         }
     }
     Ok(())

@@ -37,13 +37,34 @@ struct Happening {
 
 #[derive(Clone, Debug)]
 enum Kind {
-    Action { id: u8, failed: bool, time: Time, content: Content },
-    Received { document: u8, time: Time, fields: u8 },
-    Extracted { document: u8, failed: bool, external: bool },
+    Action {
+        id: u8,
+        failed: bool,
+        time: Time,
+        content: Content,
+    },
+    Received {
+        document: u8,
+        time: Time,
+        fields: u8,
+    },
+    Extracted {
+        document: u8,
+        failed: bool,
+        external: bool,
+    },
     Created,
     /// Sets one profile field; a history sets each field of a lead to one value only, for patches have no order.
-    Updated { field: u8, clear: bool },
-    Checklist { item: u8, time: Time, status: u8, document: Option<u8> },
+    Updated {
+        field: u8,
+        clear: bool,
+    },
+    Checklist {
+        item: u8,
+        time: Time,
+        status: u8,
+        document: Option<u8>,
+    },
     Completed,
 }
 
@@ -100,7 +121,11 @@ fn kinds() -> impl Strategy<Value = Kind> {
 }
 
 pub fn histories() -> impl Strategy<Value = History> {
-    let happening = (0..LEADS, kinds(), prop_oneof![3 => Just(1usize), 1 => 2usize..4]).prop_map(|(lead, kind, deliveries)| Happening { lead, kind, deliveries });
+    let happening = (0..LEADS, kinds(), prop_oneof![3 => Just(1usize), 1 => 2usize..4]).prop_map(|(lead, kind, deliveries)| Happening {
+        lead,
+        kind,
+        deliveries,
+    });
     (prop::collection::vec(happening, 1..24), any::<u64>()).prop_map(|(mut happenings, order)| {
         let mut patched: Vec<(usize, u8)> = Vec::new();
         happenings.retain(|happening| match happening.kind {
@@ -119,7 +144,8 @@ impl History {
     /// Gives the history leads of its own in a store that others use too. Some ids are UUIDs, some are not.
     pub fn make_unique(&mut self, case: usize) {
         self.workspace_id = format!("workspace {case}");
-        self.lead_ids = (0..LEADS).map(|lead| if lead == 0 { uuid("0bad", case, lead) } else { format!("{{lead}}:{case} {lead}\n*") }).collect();
+        self.lead_ids =
+            (0..LEADS).map(|lead| if lead == 0 { uuid("0bad", case, lead) } else { format!("{{lead}}:{case} {lead}\n*") }).collect();
     }
 
     pub fn lead_ids(&self) -> &[String] {
@@ -177,7 +203,10 @@ impl History {
                 update.insert("value".into(), json!({"street": "Main", "number": status}));
                 insert_time(&mut update, "updatedAt", *time);
                 if let Some(document) = document {
-                    update.insert("documents".into(), json!([{"documentId": document_id(*document), "filename": "from the checklist.pdf", "size": 12}]));
+                    update.insert(
+                        "documents".into(),
+                        json!([{"documentId": document_id(*document), "filename": "from the checklist.pdf", "size": 12}]),
+                    );
                 }
                 json!({"event": "lead.updated", "data": {"leadId": lead_id, "checklistItems": [update]}})
             }
@@ -226,7 +255,9 @@ fn document_fields(document: u8, fields: u8) -> Map<String, Value> {
 
 fn action(lead_id: &str, workspace_id: &str, action_id: &str, failed: bool, time: Time, content: &Content) -> Value {
     const CHANNELS: [&str; 4] = ["EMAIL", "SMS", "WHATSAPP", "PIGEON|%"];
-    let documents = |documents: &[(u8, u8)]| -> Vec<Value> { documents.iter().map(|(document, fields)| document_fields(*document, *fields).into()).collect() };
+    let documents = |documents: &[(u8, u8)]| -> Vec<Value> {
+        documents.iter().map(|(document, fields)| document_fields(*document, *fields).into()).collect()
+    };
     let message = |message: &Message| {
         json!({
             "id": message.id.map(|id| format!("message {id}")), "channel": message.channel.map(|channel| CHANNELS[channel as usize]),
@@ -239,7 +270,10 @@ fn action(lead_id: &str, workspace_id: &str, action_id: &str, failed: bool, time
     log.insert("type".into(), json!(["MESSAGE", "TOOL_CALL", "PORTAL_UPDATE", "A NEW ONE"][content.kind as usize]));
     log.insert("status".into(), json!(if failed { "FAILED" } else { "COMPLETED" }));
     log.insert("summary".into(), json!(["", "short", &"long ".repeat(100)][content.summary as usize]));
-    log.insert("input".into(), json!({"channel": (content.kind == 0).then_some("EMAIL"), "documents": documents(&content.payload_documents)}));
+    log.insert(
+        "input".into(),
+        json!({"channel": (content.kind == 0).then_some("EMAIL"), "documents": documents(&content.payload_documents)}),
+    );
     log.insert("messages".into(), content.messages.iter().map(message).collect());
     insert_time(&mut log, "completedAt", time);
     json!({"event": if failed { "action_log.failed" } else { "action_log.completed" }, "workspaceId": workspace_id, "actionLog": log})

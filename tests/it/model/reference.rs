@@ -69,7 +69,8 @@ impl Reference {
 
     /// The leads, latest activity first.
     pub fn listed(&self) -> Vec<String> {
-        let mut leads: Vec<_> = self.leads.keys().map(|lead_id| (self.lead(lead_id).and_then(|lead| lead.latest_time()), lead_id.clone())).collect();
+        let mut leads: Vec<_> =
+            self.leads.keys().map(|lead_id| (self.lead(lead_id).and_then(|lead| lead.latest_time()), lead_id.clone())).collect();
         leads.sort_by_key(|place| Reverse(place.clone()));
         leads.into_iter().map(|(_, lead_id)| lead_id).collect()
     }
