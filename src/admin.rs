@@ -1,6 +1,7 @@
 //! The admin edge: is it alive, is it ready, how is it doing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::extract::State;
@@ -21,13 +22,22 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(1);
 /// What is looked at.
 #[derive(Clone)]
 pub struct Health {
-    /// Where leads are kept.
-    pub store: Arc<dyn Store>,
-    /// Who follows the feed.
-    pub hub: Arc<Hub>,
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Health {
+    /// Of this store, and of who follows its feed.
+    pub fn new(store: Arc<dyn Store>, hub: Arc<Hub>) -> Self {
+        Self { store, hub, stopping: Arc::default() }
+    }
+
+    /// From now on it says that the server is going to end.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
     /// What is wrong with each part; `None` where nothing is.
     pub async fn report(&self) -> [(&'static str, Option<String>); 3] {
         let store = match timeout(CHECK_TIMEOUT, self.store.check()).await {
@@ -37,7 +47,7 @@ impl Health {
         };
         let silence = self.hub.silence().as_millis();
         let feed = (!self.hub.is_trusted()).then(|| format!("the change feed has been silent for {silence} ms"));
-        [("store", store), ("feed", feed), ("server", self.hub.is_draining().then(|| "shutting down".to_owned()))]
+        [("store", store), ("feed", feed), ("server", self.stopping.load(Ordering::Acquire).then(|| "shutting down".to_owned()))]
     }
 
     /// Nothing is wrong.

@@ -1,92 +1,302 @@
-//! stub
-use clap::{Args, Parser, Subcommand};
+//! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
+
+mod validate;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-#[derive(Parser)]
+use std::process::ExitCode;
+
+use clap::builder::BoolishValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use validate::ServeConfig;
+
+/// Folds webhook events into one live aggregate per lead, and serves it over gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "leadfold", version, arg_required_else_help = true)]
 pub struct Cli {
+    /// What to do.
     #[command(subcommand)]
     pub command: Command,
 }
-#[derive(Subcommand)]
-pub enum Command {
-    Serve(Box<ServeArgs>),
+
+impl Cli {
+    /// Reads the process's arguments. `Err` is the code to exit with, after what was to be printed was printed.
+    pub fn read() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| {
+            use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+            match error.kind() {
+                DisplayHelp | DisplayVersion => {
+                    let _ = error.print();
+                    return ExitCode::SUCCESS;
+                }
+                DisplayHelpOnMissingArgumentOrSubcommand => {
+                    let _ = error.print();
+                }
+                _ => {
+                    use std::io::Write as _;
+                    let _ = writeln!(std::io::stderr(), "{}; see `leadfold --help`", one_line(&error.to_string()));
+                }
+            }
+            ExitCode::FAILURE
+        })
+    }
 }
-#[derive(Args, Clone)]
+
+/// What clap says, without the usage and the tips that follow the first empty line.
+fn one_line(text: &str) -> String {
+    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    first.join(" ")
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server: webhooks in, gRPC out
+    Serve(Box<ServeArgs>),
+    /// The commands that talk to a server.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// The subcommands that talk to a running server.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Show one lead
+    Get(GetArgs),
+    /// List a workspace's leads, latest activity first
+    List(ListArgs),
+    /// Follow one lead, or all leads of a workspace, as they change
+    Watch(WatchArgs),
+    /// Delete a lead and all its records
+    Delete(DeleteArgs),
+}
+
+/// `leadfold serve`, as given; [`ServeArgs::validate`] turns it into a [`ServeConfig`].
+#[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    #[arg(long, default_value = "127.0.0.1:8080")]
+    /// Where to take webhooks; port 0 takes any free one
+    #[arg(long, env = "LEADFOLD_HTTP_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:8080", value_parser = address)]
     pub http_addr: SocketAddr,
-    #[arg(long, default_value = "127.0.0.1:50051")]
+    /// Where to serve gRPC
+    #[arg(long, env = "LEADFOLD_GRPC_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:50051", value_parser = address)]
     pub grpc_addr: SocketAddr,
-    #[arg(long, default_value = "127.0.0.1:9090")]
+    /// Where to serve /livez, /readyz, /metrics and the board
+    #[arg(long, env = "LEADFOLD_ADMIN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_addr: SocketAddr,
-    #[arg(long, default_value = "./leadfold-data")]
+    /// Directory of the embedded store and of the spool
+    #[arg(long, env = "LEADFOLD_DATA_DIR", value_name = "DIR", default_value = "./leadfold-data")]
     pub data_dir: PathBuf,
-    #[arg(long)]
-    pub redis_url: Option<String>,
-    #[arg(long, default_value = "leadfold")]
+    /// Redis to keep the leads in (redis://, rediss:// or unix://) [default: none, the embedded store]
+    #[arg(long, env = "LEADFOLD_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    pub redis_url: Option<Secret>,
+    /// First part of every Redis key: separates deployments that share a Redis
+    #[arg(long, env = "LEADFOLD_KEY_PREFIX", value_name = "PREFIX", default_value = "leadfold")]
     pub key_prefix: String,
-    #[arg(long, default_value_t = 64)]
-    pub partitions: u16,
-    #[arg(long, default_value_t = 10000)]
-    pub max_history: usize,
-    #[arg(long, default_value_t = 4096)]
-    pub feed_length: usize,
-    #[arg(long, default_value_t = 1048576)]
-    pub max_body_bytes: usize,
-    #[arg(long, default_value_t = 10)]
+    /// Partitions that leads are spread over (1 to 1024); written into Redis at first start, fixed from then on
+    #[arg(long, env = "LEADFOLD_PARTITIONS", value_name = "N", default_value_t = 64)]
+    pub partitions: u64,
+    /// Activities kept for each lead, and documents as many (at least 256)
+    #[arg(long, env = "LEADFOLD_MAX_HISTORY", value_name = "N", default_value_t = 10_000)]
+    pub max_history: u64,
+    /// Entries of the change feed kept for each partition (at least 10)
+    #[arg(long, env = "LEADFOLD_FEED_LENGTH", value_name = "N", default_value_t = 4096)]
+    pub feed_length: u64,
+    /// Largest webhook body taken, in bytes
+    #[arg(long, env = "LEADFOLD_MAX_BODY_BYTES", value_name = "BYTES", default_value_t = 1_048_576)]
+    pub max_body_bytes: u64,
+    /// Seconds that requests in flight get to finish on shutdown (at most 10)
+    #[arg(long, env = "LEADFOLD_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
-    #[arg(long, default_value_t = 100000)]
-    pub max_watches: usize,
-    #[arg(long, default_value_t = 20000)]
-    pub max_watches_per_connection: usize,
-    #[arg(long, default_value_t = 1800)]
+    /// Serve beyond loopback without authentication [default: false]
+    #[arg(long, env = "LEADFOLD_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
+    pub insecure_no_auth: bool,
+    /// How log lines are written
+    #[arg(long, env = "LEADFOLD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or directives such as info,leadfold=debug
+    #[arg(long, env = "LEADFOLD_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    pub log_level: String,
+    /// Connections that each listener serves at once
+    #[arg(long, env = "LEADFOLD_MAX_CONNECTIONS", value_name = "N", default_value_t = 20_000)]
+    pub max_connections: u64,
+    /// Watch streams that this process serves at once
+    #[arg(long, env = "LEADFOLD_MAX_WATCHES", value_name = "N", default_value_t = 100_000)]
+    pub max_watches: u64,
+    /// Watch streams that one connection may have open
+    #[arg(long, env = "LEADFOLD_MAX_WATCHES_PER_CONNECTION", value_name = "N", default_value_t = 20_000)]
+    pub max_watches_per_connection: u64,
+    /// Web origin whose pages may call by gRPC-Web; repeat it, or separate with commas [default: none]
+    #[arg(long = "cors-origin", env = "LEADFOLD_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
+    /// Age at which a gRPC connection is asked to reconnect (0: never)
+    #[arg(long, env = "LEADFOLD_MAX_CONNECTION_AGE_SECONDS", value_name = "SECONDS", default_value_t = 1800)]
     pub max_connection_age_seconds: u64,
-    #[arg(long, hide = true)]
+    /// Milliseconds between saying "not ready" and the end of new requests on shutdown (at most 5000)
+    #[arg(long, env = "LEADFOLD_DRAIN_DELAY_MS", value_name = "MS", default_value_t = 500)]
+    pub drain_delay_ms: u64,
+    /// Serve POST /noop, which does nothing: for benchmarks [default: false]
+    #[arg(long, env = "LEADFOLD_NOOP_ROUTE", hide = true, value_parser = BoolishValueParser::new())]
     pub noop_route: bool,
 }
-pub struct Secret(pub String);
+
+/// What every client command takes.
+#[derive(Clone, Debug, Args)]
+pub struct ClientArgs {
+    /// Address of the server's gRPC listener
+    #[arg(long, env = "LEADFOLD_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
+    pub server: String,
+    /// Print JSON, one message per line, instead of text for people [default: false]
+    #[arg(long, env = "LEADFOLD_JSON", value_parser = BoolishValueParser::new())]
+    pub json: bool,
+}
+
+/// `leadfold get`.
+#[derive(Clone, Debug, Args)]
+pub struct GetArgs {
+    /// The lead to show
+    pub lead_id: String,
+    /// Show the newest N activities as well (with --json: one line each, after the lead's)
+    #[arg(long, env = "LEADFOLD_ACTIVITIES", value_name = "N", default_value_t = 0)]
+    pub activities: u32,
+    /// The server, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `leadfold list`.
+#[derive(Clone, Debug, Args)]
+pub struct ListArgs {
+    /// The workspace whose leads to list
+    pub workspace_id: String,
+    /// Leads to print at most
+    #[arg(long, env = "LEADFOLD_LIMIT", value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+    /// The server, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `leadfold watch`.
+#[derive(Clone, Debug, Args)]
+pub struct WatchArgs {
+    /// The lead to follow; it need not exist yet
+    #[arg(required_unless_present = "workspace", conflicts_with = "workspace")]
+    pub lead_id: Option<String>,
+    /// Follow every lead of this workspace instead [default: none]
+    #[arg(long, env = "LEADFOLD_WORKSPACE", value_name = "WORKSPACE")]
+    pub workspace: Option<String>,
+    /// The server, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// `leadfold delete`.
+#[derive(Clone, Debug, Args)]
+pub struct DeleteArgs {
+    /// The lead to delete
+    pub lead_id: String,
+    /// Do not ask [default: false]
+    #[arg(long, env = "LEADFOLD_YES", value_parser = BoolishValueParser::new())]
+    pub yes: bool,
+    /// The server, and how to print.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object per line.
+    Json,
+}
+
+/// A text that is never shown: a URL may hold a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
 impl Secret {
+    /// The text itself. Don't print it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 }
-pub struct ServeConfig {
-    pub http_addr: SocketAddr,
-    pub grpc_addr: SocketAddr,
-    pub admin_addr: SocketAddr,
-    pub data_dir: PathBuf,
-    pub redis_url: Option<Secret>,
-    pub key_prefix: String,
-    pub partitions: u16,
-    pub max_history: usize,
-    pub feed_length: usize,
-    pub max_body_bytes: usize,
-    pub drain_timeout: std::time::Duration,
-    pub max_watches: usize,
-    pub max_watches_per_connection: usize,
-    pub max_connections: usize,
-    pub max_connection_age: Option<std::time::Duration>,
-    pub noop_route: bool,
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
 }
-impl ServeArgs {
-    pub fn config(self) -> ServeConfig {
-        ServeConfig {
-            http_addr: self.http_addr,
-            grpc_addr: self.grpc_addr,
-            admin_addr: self.admin_addr,
-            data_dir: self.data_dir,
-            redis_url: self.redis_url.map(Secret),
-            key_prefix: self.key_prefix,
-            partitions: self.partitions,
-            max_history: self.max_history,
-            feed_length: self.feed_length,
-            max_body_bytes: self.max_body_bytes,
-            drain_timeout: std::time::Duration::from_secs(self.drain_seconds),
-            max_watches: self.max_watches,
-            max_watches_per_connection: self.max_watches_per_connection,
-            max_connections: 20000,
-            max_connection_age: Some(std::time::Duration::from_secs(self.max_connection_age_seconds)),
-            noop_route: self.noop_route,
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:8080 or [::1]:8080".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(std::iter::once("leadfold").chain(args.iter().copied()))
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory;
+        let root = Cli::command();
+        root.clone().debug_assert();
+        for command in root.get_subcommands() {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let long = arg.get_long().unwrap_or_default();
+                let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());
+                assert_eq!(env, Some(format!("LEADFOLD_{}", long.to_uppercase().replace('-', "_"))), "--{long}");
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(!help.is_empty() && !help.contains('\n'), "--{long}");
+                assert!(!arg.get_default_values().is_empty() && arg.get_action().takes_values() || help.contains("[default: "), "--{long}");
+            }
         }
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let cli = parse(&["serve", "--redis-url", "redis://:hunter2@h"]).expect("parsed");
+        assert!(!format!("{cli:?}").contains("hunter2"));
+        let Command::Serve(args) = cli.command else { panic!("serve") };
+        assert_eq!(args.redis_url.expect("url").expose(), "redis://:hunter2@h");
+    }
+
+    #[test]
+    fn a_watch_has_exactly_one_scope() {
+        assert!(parse(&["watch", "l1"]).is_ok() && parse(&["watch", "--workspace", "w"]).is_ok());
+        assert!(parse(&["watch"]).is_err() && parse(&["watch", "l1", "--workspace", "w"]).is_err());
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let error = parse(&["watch"]).expect_err("no scope").to_string();
+        assert_eq!(one_line(&error), "error: the following required arguments were not provided: <LEAD_ID>");
+        let error = parse(&["serve", "--http-addr", "localhost"]).expect_err("no address").to_string();
+        assert!(one_line(&error).contains("--http-addr") && one_line(&error).ends_with("[::1]:8080"), "{error}");
     }
 }

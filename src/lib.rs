@@ -1,7 +1,39 @@
-//! leadfold folds a platform's webhook events into one live aggregate per lead, and serves it over gRPC.
+//! leadfold folds a lending platform's webhook events into one live aggregate per lead, and serves it over gRPC.
+//!
+//! # The map of the house
+//!
+//! ```text
+//!  sender ── POST ──▶ webhook ─▶ event ─▶ fold ─▶ store ─▶ watch ─▶ grpc ── streams ──▶ clients
+//!                                                   ▲                 │
+//!                                                   └───── reads ─────┘
+//! ```
+//!
+//! The core knows no protocol and no database:
+//! - [`time`]: points in time; [`lead`]: what is known of a lead, in the words of its domain.
+//! - [`event`]: the sender's JSON, checked and borrowed. What is never stored is never copied.
+//! - [`fold`]: the rules. An event becomes a change; what is stored and a change become an effect. Nothing else
+//!   decides what an event means.
+//!
+//! The stores apply changes, and tell of them:
+//! - [`store`]: the interface, and the records that both stores keep. [`store::embedded`] is redb on the local disk,
+//!   [`store::redis`] is a Redis that several instances share; its `lua/` has the scripts.
+//! - [`watch`]: follows a store's feed, reads each watched lead once per change, and hands one state to all its
+//!   watchers.
+//!
+//! The edges turn this into protocols:
+//! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
+//! - [`admin`]: liveness, readiness, metrics.
+//! - [`listener`]: the accept loop under all three.
+//!
+//! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
+//! [`cli`] (the commands that talk to a server).
+//!
+//! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch` ← `webhook`, `grpc`, `admin` ← `serve`.
+//! `api`, `config` and `listener` import none of these; `cli` imports only `api` and `config`.
 
 pub mod admin;
 pub mod api;
+pub mod cli;
 pub mod config;
 pub mod event;
 pub mod fold;

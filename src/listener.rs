@@ -40,8 +40,6 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from
 pub struct Settings {
     /// Its name, in logs and metrics.
     pub name: &'static str,
-    /// HTTP/2 only.
-    pub http2_only: bool,
     /// Connections that are open at once.
     pub max_connections: usize,
     /// Requests or streams of one HTTP/2 connection that are open at once.
@@ -176,7 +174,6 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
-    let builder = if settings.http2_only { builder.http2_only() } else { builder };
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
 
     let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));

@@ -1,10 +1,57 @@
-//! leadfold, the program.
+//! The program: reads its arguments, sets up logs, runs what was asked for, and says in one line what went wrong.
 
-use clap::Parser;
-use leadfold::config::{Cli, Command};
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    let Cli { command: Command::Serve(args) } = Cli::parse();
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(leadfold::serve::serve(args.config()))
+use leadfold::config::{Cli, Command, LogFormat, ServeConfig};
+use leadfold::{cli, serve};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // Two crates bring rustls; without a choice it would panic at the first connection.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let command = match Cli::read() {
+        Ok(cli) => cli.command,
+        Err(code) => return code,
+    };
+    let ended = match command {
+        Command::Serve(args) => match args.validate() {
+            Ok(config) => run_server(config),
+            Err(problems) => return failed(&problems.join("\nerror: ")),
+        },
+        Command::Client(command) => run_client(command),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("{error:#}")),
+    }
+}
+
+fn run_server(config: ServeConfig) -> anyhow::Result<()> {
+    log_to_stderr(&config)?;
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve(config))
+}
+
+fn run_client(command: leadfold::config::ClientCommand) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let ended = runtime.block_on(cli::run(command));
+    // A question on the terminal may still be waiting for its answer.
+    runtime.shutdown_background();
+    ended
+}
+
+fn log_to_stderr(config: &ServeConfig) -> anyhow::Result<()> {
+    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&config.log_level)?).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn failed(problem: &str) -> ExitCode {
+    use std::io::Write as _;
+    // stderr may be closed: then there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "error: {problem}");
+    ExitCode::FAILURE
 }

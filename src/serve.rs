@@ -9,7 +9,7 @@ use http::Request;
 use hyper::body::Incoming;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval, timeout_at};
+use tokio::time::{Instant, interval, sleep_until, timeout_at};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
@@ -27,6 +27,8 @@ use crate::{grpc, webhook};
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Of the time to drain, what is left to end polite connections that are still open.
 const ABORT_RESERVE: Duration = Duration::from_millis(500);
+/// Requests of one connection that are under way at once, watches not counted.
+const MAX_CALLS_PER_CONNECTION: u32 = 1000;
 /// Buckets of the latency histograms, in seconds.
 const LATENCIES: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0];
 /// Buckets of the batch sizes.
@@ -41,20 +43,18 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let store = open_store(&config).await?;
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
     let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), config.max_watches)?;
-    let health = Health { store: Arc::clone(&store), hub: Arc::clone(&hub) };
+    let health = Health::new(Arc::clone(&store), Arc::clone(&hub));
 
     let settings = |name| Settings {
         name,
-        http2_only: false,
         max_connections: config.max_connections,
-        max_streams: 1000,
+        max_streams: MAX_CALLS_PER_CONNECTION,
         max_watches: 0,
         max_age: None,
     };
     let for_grpc = Settings {
-        http2_only: true,
-        max_streams: u32::try_from(config.max_watches_per_connection).unwrap_or(u32::MAX).saturating_add(1000),
-        max_watches: config.max_watches_per_connection,
+        max_streams: config.max_watches_per_connection.saturating_add(MAX_CALLS_PER_CONNECTION),
+        max_watches: usize::try_from(config.max_watches_per_connection)?,
         max_age: config.max_connection_age,
         ..settings("grpc")
     };
@@ -69,30 +69,21 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(Arc::clone(&store), config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
-    tokio::spawn(grpc.serve(from_hyper(routes.prepare().into_axum_router()), shutdown.clone()));
+    tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes.prepare().into_axum_router(), &config.cors_origins)?), shutdown.clone()));
     tokio::spawn(admin.serve(from_hyper(admin::routes(health.clone(), metrics)), admin_shutdown.clone()));
-    let looking_after = tokio::spawn(look_after_health(reporter.clone(), health));
+    let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));
     println!("ready");
     tracing::info!(store = store.name(), "ready");
 
     signalled().await?;
-    let deadline = Instant::now() + config.drain_timeout;
+    let deadline = Instant::now() + config.drain;
     tracing::info!("draining");
+    health.stop();
     looking_after.abort();
     reporter.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
     reporter.set_service_status("", ServingStatus::NotServing).await;
-    hub.drain();
-    shutdown.polite.cancel();
-    // A health watch is a stream without an end too.
-    let mut reporter = reporter;
-    reporter.clear_service_status(grpc::SERVICE_NAME).await;
-    reporter.clear_service_status("").await;
     tokio::select! {
-        ended = timeout_at(deadline.checked_sub(ABORT_RESERVE).unwrap_or(deadline), shutdown.finished()) => {
-            if ended.is_err() {
-                tracing::warn!("connections that did not end in time are dropped");
-            }
-        }
+        () = drain(config.drain_delay, deadline, &hub, reporter, &shutdown) => {}
         again = signalled() => again?,
     }
     admin_shutdown.polite.cancel();
@@ -105,6 +96,20 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     .await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ends everything politely: returns when it has ended, or a little before the deadline.
+async fn drain(delay: Duration, deadline: Instant, hub: &Hub, mut reporter: HealthReporter, shutdown: &Shutdown) {
+    // Load balancers learn of it before the first request is turned away.
+    sleep_until((Instant::now() + delay).min(deadline)).await;
+    hub.drain();
+    shutdown.polite.cancel();
+    // A health watch is a stream without an end too.
+    reporter.clear_service_status(grpc::SERVICE_NAME).await;
+    reporter.clear_service_status("").await;
+    if timeout_at(deadline.checked_sub(ABORT_RESERVE).unwrap_or(deadline), shutdown.finished()).await.is_err() {
+        tracing::warn!("connections that did not end in time are dropped");
+    }
 }
 
 async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {

@@ -14,6 +14,7 @@ mod page_token;
 mod service;
 mod status;
 mod watch;
+pub mod web;
 pub mod wire;
 
 /// The server's side of the API, generated from `proto/`.

@@ -1,0 +1,291 @@
+//! What `serve` demands of its flags: all that is wrong is said at once, one line each.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::IntoConnectionInfo as _;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::{LogFormat, Secret, ServeArgs};
+
+/// What `serve` runs with: checked.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// Where webhooks are taken.
+    pub http_addr: SocketAddr,
+    /// Where gRPC is served.
+    pub grpc_addr: SocketAddr,
+    /// Where health, metrics and the board are served.
+    pub admin_addr: SocketAddr,
+    /// The directory of the embedded store and of the spool.
+    pub data_dir: PathBuf,
+    /// The Redis to use; none: the embedded store.
+    pub redis_url: Option<Secret>,
+    /// The first part of every Redis key.
+    pub key_prefix: String,
+    /// The number of partitions, 1 to 1024.
+    pub partitions: u16,
+    /// Activities kept per lead.
+    pub max_history: usize,
+    /// Entries kept per partition of the feed.
+    pub feed_length: usize,
+    /// The largest webhook body.
+    pub max_body_bytes: usize,
+    /// How long requests in flight may take on shutdown.
+    pub drain: Duration,
+    /// Whether serving beyond loopback without authentication was asked for.
+    pub insecure_no_auth: bool,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// A filter that `EnvFilter` accepts.
+    pub log_level: String,
+    /// Connections per listener.
+    pub max_connections: usize,
+    /// Watch streams per process.
+    pub max_watches: usize,
+    /// Watch streams per connection.
+    pub max_watches_per_connection: u32,
+    /// The web origins that may call by gRPC-Web.
+    pub cors_origins: Vec<String>,
+    /// The age at which a gRPC connection is asked to reconnect; none: never.
+    pub max_connection_age: Option<Duration>,
+    /// On shutdown, how long requests are still taken after health says no.
+    pub drain_delay: Duration,
+    /// Whether `POST /noop` is served.
+    pub noop_route: bool,
+}
+
+impl ServeArgs {
+    /// Checks everything. `Err` has one line for each thing that is wrong: the flag, what is wrong, what to do.
+    pub fn validate(self) -> Result<ServeConfig, Vec<String>> {
+        let mut wrong = Vec::new();
+        self.check_listeners(&mut wrong);
+        check_prefix(&self.key_prefix, &mut wrong);
+        if self.data_dir.as_os_str().is_empty() {
+            wrong.push("--data-dir is empty: name a directory, such as ./leadfold-data".to_owned());
+        }
+        if let Some(problem) = self.redis_url.as_ref().and_then(|url| redis_problem(url.expose())) {
+            wrong.push(format!("--redis-url {problem}"));
+        }
+        if let Some(problem) = filter_problem(&self.log_level) {
+            wrong.push(format!("--log-level {problem}"));
+        }
+        for origin in self.cors_origins.iter().filter(|origin| !is_origin(origin)) {
+            wrong.push(format!("--cors-origin {origin:?} is not an origin: write it as browsers do, such as https://app.example.com"));
+        }
+        let partitions = number("--partitions", self.partitions, 1, 1024, &mut wrong);
+        let max_history = number("--max-history", self.max_history, 256, 1_000_000, &mut wrong);
+        let feed_length = number("--feed-length", self.feed_length, 10, 10_000_000, &mut wrong);
+        let max_body_bytes = number("--max-body-bytes", self.max_body_bytes, 1024, 64 << 20, &mut wrong);
+        let drain = number("--drain-seconds", self.drain_seconds, 0, 10, &mut wrong);
+        let drain_delay = number("--drain-delay-ms", self.drain_delay_ms, 0, 5000, &mut wrong);
+        let max_connections = number("--max-connections", self.max_connections, 1, 1_000_000, &mut wrong);
+        let max_watches = number("--max-watches", self.max_watches, 1, 10_000_000, &mut wrong);
+        let per_connection = number("--max-watches-per-connection", self.max_watches_per_connection, 1, 1_000_000, &mut wrong);
+        let age = number("--max-connection-age-seconds", self.max_connection_age_seconds, 0, 31_536_000, &mut wrong);
+        if !wrong.is_empty() {
+            return Err(wrong);
+        }
+        Ok(ServeConfig {
+            http_addr: self.http_addr,
+            grpc_addr: self.grpc_addr,
+            admin_addr: self.admin_addr,
+            data_dir: self.data_dir,
+            redis_url: self.redis_url,
+            key_prefix: self.key_prefix,
+            partitions,
+            max_history,
+            feed_length,
+            max_body_bytes,
+            drain: Duration::from_secs(drain),
+            insecure_no_auth: self.insecure_no_auth,
+            log_format: self.log_format,
+            log_level: self.log_level,
+            max_connections,
+            max_watches,
+            max_watches_per_connection: per_connection,
+            cors_origins: self.cors_origins,
+            max_connection_age: (age > 0).then(|| Duration::from_secs(age)),
+            drain_delay: Duration::from_millis(drain_delay),
+            noop_route: self.noop_route,
+        })
+    }
+
+    fn check_listeners(&self, wrong: &mut Vec<String>) {
+        let listeners = [("--http-addr", self.http_addr), ("--grpc-addr", self.grpc_addr), ("--admin-addr", self.admin_addr)];
+        for (at, &(flag, address)) in listeners.iter().enumerate() {
+            // An IPv4 address in IPv6 clothes (::ffff:127.0.0.1) is still loopback.
+            if !self.insecure_no_auth && !address.ip().to_canonical().is_loopback() {
+                let home = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port());
+                wrong.push(format!(
+                    "{flag} {address} can be reached from other machines, and this version has no authentication: \
+                     use {home}, or add --insecure-no-auth if your network keeps strangers out"
+                ));
+            }
+            if let Some((other, _)) = listeners[..at].iter().find(|(_, taken)| *taken == address && address.port() != 0) {
+                wrong.push(format!("{flag} {address} is the address of {other} as well: give each its own port"));
+            }
+        }
+    }
+}
+
+/// The number in its final type. Out of range, it is said, and the result stands in until all is checked.
+fn number<T: TryFrom<u64> + Default>(flag: &str, given: u64, least: u64, most: u64, wrong: &mut Vec<String>) -> T {
+    let number = T::try_from(given).ok().filter(|_| (least..=most).contains(&given));
+    number.unwrap_or_else(|| {
+        wrong.push(format!("{flag} {given} is out of range: use {least} to {most}"));
+        T::default()
+    })
+}
+
+/// Braces would move the hash tag, and with it a partition's keys, to another slot.
+fn check_prefix(prefix: &str, wrong: &mut Vec<String>) {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:-".contains(&byte);
+    if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(allowed) {
+        wrong.push(format!("--key-prefix {prefix:?} cannot be used: write 1 to 64 of the characters A-Z a-z 0-9 _ . : -"));
+    }
+}
+
+/// Never quotes the URL or any part of it but a known scheme: it may hold a password.
+fn redis_problem(url: &str) -> Option<String> {
+    const FORMS: &str = "write redis://HOST:PORT, rediss://HOST:PORT (TLS) or unix:///PATH";
+    if url.trim().is_empty() {
+        return Some("is empty: give a URL, or leave it (and LEADFOLD_REDIS_URL) out to use the embedded store".to_owned());
+    }
+    let Some((scheme, _)) = url.split_once("://") else {
+        return Some(format!("is not a URL (not shown, it may hold a password): {FORMS}"));
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "redis" | "rediss" | "unix" | "redis+unix" => {}
+        known @ ("redis-cluster" | "redis-sentinel" | "rediss-cluster" | "rediss-sentinel") => {
+            return Some(format!("{known}:// is not supported in this version: {FORMS}"));
+        }
+        _ => return Some(format!("has an unknown scheme: {FORMS}")),
+    }
+    // The client's own parser: what it takes now, it takes when it connects.
+    match url.into_connection_info() {
+        Ok(_) => None,
+        Err(_) => Some(format!("is malformed (not shown, it may hold a password): {FORMS}; percent-encode special characters")),
+    }
+}
+
+fn filter_problem(filter: &str) -> Option<String> {
+    const FORMS: &str = "use error, warn, info, debug or trace, or directives such as info,leadfold=debug";
+    // EnvFilter takes a misspelt level for the name of a module, and then logs nothing at all.
+    let misspelt = |part: &&str| !part.contains(['=', '[', ':']) && part.parse::<LevelFilter>().is_err();
+    if filter.trim().is_empty() {
+        return Some(format!("is empty: {FORMS}"));
+    }
+    if let Some(part) = filter.split(',').map(str::trim).filter(|_| !filter.contains('[')).find(misspelt) {
+        return Some(format!("{part:?} is not a level: {FORMS}"));
+    }
+    EnvFilter::try_new(filter).err().map(|error| format!("{filter:?} is not a filter ({error}): {FORMS}"))
+}
+
+/// `scheme://host[:port]`, as it is compared with the header: lower case, no path. `*` would open the leads to
+/// every page that a browser on this machine visits.
+fn is_origin(origin: &str) -> bool {
+    let Some((scheme, host)) = origin.split_once("://") else { return false };
+    let host_ok = host.parse::<http::uri::Authority>().is_ok_and(|authority| !authority.host().is_empty());
+    matches!(scheme, "http" | "https") && host_ok && !host.contains(['@', '*']) && !host.bytes().any(|byte| byte.is_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn validate(args: &[&str]) -> Result<ServeConfig, Vec<String>> {
+        let cli = Cli::try_parse_from(["leadfold", "serve"].iter().chain(args)).expect("parsed");
+        let Command::Serve(args) = cli.command else { panic!("serve") };
+        args.validate()
+    }
+
+    fn wrong(args: &[&str]) -> Vec<String> {
+        let lines = validate(args).expect_err("refused");
+        assert!(lines.iter().all(|line| line.starts_with("--") && !line.contains('\n')), "{lines:?}");
+        lines
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = validate(&[]).expect("valid");
+        assert_eq!((config.partitions, config.max_history, config.drain.as_secs()), (64, 10_000, 10));
+        assert_eq!(config.max_connection_age, Some(Duration::from_secs(1800)));
+        assert!(config.redis_url.is_none() && config.cors_origins.is_empty());
+        assert_eq!(validate(&["--max-connection-age-seconds", "0"]).expect("valid").max_connection_age, None);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let lines = wrong(&[
+            "--partitions",
+            "0",
+            "--drain-seconds",
+            "11",
+            "--key-prefix",
+            "a{b}",
+            "--redis-url",
+            "http://x",
+            "--max-history",
+            "255",
+        ]);
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert_eq!(lines[2], "--partitions 0 is out of range: use 1 to 1024");
+    }
+
+    #[test]
+    fn beyond_loopback_needs_a_word() {
+        let line = &wrong(&["--grpc-addr", "0.0.0.0:50051"])[0];
+        assert!(
+            line.starts_with("--grpc-addr 0.0.0.0:50051 ") && line.contains("use 127.0.0.1:50051") && line.contains("--insecure-no-auth")
+        );
+        assert_eq!(wrong(&["--http-addr", "[::]:1", "--grpc-addr", "10.0.0.1:2", "--admin-addr", "[fe80::1]:3"]).len(), 3);
+        assert!(validate(&["--grpc-addr", "0.0.0.0:50051", "--insecure-no-auth"]).is_ok());
+        assert!(validate(&["--http-addr", "[::1]:1", "--grpc-addr", "127.9.9.9:2", "--admin-addr", "[::ffff:127.0.0.1]:3"]).is_ok());
+    }
+
+    #[test]
+    fn listeners_do_not_share_an_address_unless_the_port_is_free_to_choose() {
+        assert!(wrong(&["--http-addr", "127.0.0.1:1", "--admin-addr", "127.0.0.1:1"])[0].contains("--http-addr as well"));
+        assert!(validate(&["--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"]).is_ok());
+    }
+
+    #[test]
+    fn redis_urls() {
+        for good in
+            ["redis://h", "redis://:p%40ss@h:6379/2", "rediss://u:p@h", "unix:///run/redis.sock", "redis+unix:///run/redis.sock?db=1"]
+        {
+            assert!(validate(&["--redis-url", good]).is_ok(), "{good}");
+        }
+        for bad in
+            ["", "hunter2", "redis://:hunter2@h:notaport", "redis://:hunter2@h/notadb", "redis://", "amqp://hunter2@h", "hunter2://h"]
+        {
+            let lines = wrong(&["--redis-url", bad]);
+            assert!(lines.len() == 1 && !lines[0].contains("hunter2"), "{bad}: {lines:?}");
+        }
+        for later in ["redis-cluster://h:1,h:2", "redis-sentinel://h:1/m", "rediss-cluster://h", "rediss-sentinel://:hunter2@h/m"] {
+            let lines = wrong(&["--redis-url", later]);
+            assert!(lines[0].contains("not supported in this version") && !lines[0].contains("hunter2"), "{later}");
+        }
+    }
+
+    #[test]
+    fn filters_and_origins() {
+        for good in ["info", "WARN", "off", "info,hyper=warn", "leadfold::store=trace"] {
+            assert!(validate(&["--log-level", good]).is_ok(), "{good}");
+        }
+        for bad in ["inof", "", "info,leadfold=loud"] {
+            assert_eq!(wrong(&["--log-level", bad]).len(), 1, "{bad}");
+        }
+        let config = validate(&["--cors-origin", "https://a.example,http://localhost:3000", "--cors-origin", "http://[::1]:3"]);
+        assert_eq!(config.expect("valid").cors_origins.len(), 3);
+        for bad in ["*", "null", "a.example", "https://a.example/", "https://A.example", "https://", "https://*.example"] {
+            assert_eq!(wrong(&["--cors-origin", bad]).len(), 1, "{bad}");
+        }
+    }
+}
