@@ -5,6 +5,8 @@
 //! which connections end politely, and rest when no file descriptor is left. hyper-util has the pieces; this
 //! puts them together.
 
+mod lingering;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
+
+use lingering::Lingering;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -174,7 +178,7 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)));
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::from(stream)), TowerToHyperService::new(service)));
 
     let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
     let mut ending = false;

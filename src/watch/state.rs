@@ -109,8 +109,8 @@ impl State {
                 }
                 recent.extend(changes(&read, self.lead.version).map(Arc::new));
                 if recent.len() > RECENT {
-                    let dropped = recent.drain(..recent.len() - RECENT);
-                    complete_after = dropped.last().map_or(complete_after, |last| last.version.max(complete_after));
+                    let mut dropped = recent.drain(..recent.len() - RECENT);
+                    complete_after = dropped.next_back().map_or(complete_after, |last| last.version.max(complete_after));
                 }
                 Some(Self { generation: self.generation, reset: self.reset, recent, complete_after, ..Self::of(read.lead) })
             }

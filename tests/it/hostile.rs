@@ -128,7 +128,7 @@ async fn a_body_has_an_end() {
     };
     let answer = server.post(padded(&fresh_id(), MEBIBYTE)).await;
     assert_eq!((answer.status, answer.outcome()), (200, "applied"), "exactly the limit: {answer:?}");
-    for length in [MEBIBYTE + 1, 4 * MEBIBYTE] {
+    for length in [MEBIBYTE + 1, 4 * MEBIBYTE, 12 * MEBIBYTE] {
         server.post(padded(&fresh_id(), length)).await.assert_refused(413, "");
     }
     // A sender that does not tell the length beforehand gets no further.
