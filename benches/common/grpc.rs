@@ -16,7 +16,8 @@ pub struct Client {
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub async fn connect(address: &str) -> Self {
+        let address: SocketAddr = address.parse().expect("an address");
         let tcp = TcpStream::connect(address).await.expect("the server accepts");
         tcp.set_nodelay(true).expect("a socket option");
         let mut builder = h2::client::Builder::new();
@@ -40,7 +41,11 @@ impl Client {
     /// Sends a request and reads one message whole.
     pub async fn unary(&self, path: &str, message: &impl Message) -> usize {
         let mut body = self.call(path, message).await;
-        next(&mut body).await
+        let length = next(&mut body).await;
+        // A stream that is dropped before its end is a reset, of which peers bear only so many.
+        let trailers = body.trailers().await.expect("a sound stream");
+        assert!(trailers.is_some_and(|trailers| trailers.get("grpc-status").is_some_and(|status| status == "0")), "a failure");
+        length
     }
 }
 
