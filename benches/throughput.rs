@@ -100,7 +100,10 @@ async fn long_history(server: &Server, redis: &RedisServer) {
     }
     let ([short, long], [few, many]) = (costs.map(median), gets.map(median));
     let (event, get) = (long / short, few / many);
-    println!("an event, 10,000 activities to 10 {event:>10.2} ×   (1.5 wanted: {})   {long:.1} µs to {short:.1} µs of Redis", verdict(event <= 1.5));
+    println!(
+        "an event, 10,000 activities to 10 {event:>10.2} ×   (1.5 wanted: {})   {long:.1} µs to {short:.1} µs of Redis",
+        verdict(event <= 1.5)
+    );
     println!("GetLead, 10,000 activities to 10  {get:>10.2} ×   (1.5 wanted: {})", verdict(get <= 1.5));
 }
 
@@ -113,7 +116,8 @@ async fn memory() {
         let mut connection = redis.connection();
         let total = info(&mut connection, "memory", "used_memory");
         let feeds: Vec<String> = redis::cmd("KEYS").arg("*:feed").query(&mut connection).expect("KEYS");
-        let size = |key: &String| redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query::<f64>(&mut connection).expect("MEMORY");
+        let size =
+            |key: &String| redis::cmd("MEMORY").arg("USAGE").arg(key).arg("SAMPLES").arg(0).query::<f64>(&mut connection).expect("MEMORY");
         total - feeds.iter().map(size).sum::<f64>()
     };
     let empty = used(&redis);
@@ -135,7 +139,10 @@ async fn memory() {
         client.await.expect("a client");
     }
     let bytes = (used(&redis) - empty) / LEADS as f64;
-    println!("Redis memory per lead             {bytes:>10.0} B   (3,584 wanted: {})   20 activities, 3 documents", verdict(bytes <= 3584.0));
+    println!(
+        "Redis memory per lead             {bytes:>10.0} B   (3,584 wanted: {})   20 activities, 3 documents",
+        verdict(bytes <= 3584.0)
+    );
 }
 
 async fn post(server: &Server, path: &str, leads: u64, connections: usize) -> f64 {

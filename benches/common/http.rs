@@ -7,7 +7,8 @@ use tokio::net::TcpStream;
 
 /// A whole POST request.
 pub fn request(path: &str, body: &[u8]) -> Vec<u8> {
-    let head = format!("POST {path} HTTP/1.1\r\nHost: leadfold\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: leadfold\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 

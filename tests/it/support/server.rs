@@ -26,6 +26,7 @@ pub const WEBHOOK: &str = "/webhooks/omniai";
 pub struct Options {
     redis_url: Option<String>,
     data_dir: Option<PathBuf>,
+    grpc: Option<String>,
     env: Vec<(&'static str, &'static str)>,
 }
 
@@ -38,6 +39,12 @@ impl Options {
     /// With this data directory instead of a temporary one.
     pub fn data_dir(mut self, dir: &Path) -> Self {
         self.data_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// With this `host:port` of the gRPC service instead of any that is free.
+    pub fn grpc(mut self, address: &str) -> Self {
+        self.grpc = Some(address.to_owned());
         self
     }
 
@@ -88,7 +95,8 @@ impl Server {
         let own_dir = options.data_dir.is_none().then(|| tempfile::tempdir().expect("a temporary directory"));
         let data_dir = options.data_dir.as_deref().or(own_dir.as_ref().map(TempDir::path)).expect("a data directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
-        command.args(["serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0", "--data-dir"]);
+        let grpc = options.grpc.as_deref().unwrap_or("127.0.0.1:0");
+        command.args(["serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", grpc, "--admin-addr", "127.0.0.1:0", "--data-dir"]);
         command.arg(data_dir);
         command.args(options.redis_url.iter().flat_map(|url| ["--redis-url", url]));
         // The settings of whoever runs the tests are not the tests' settings.
@@ -241,11 +249,12 @@ impl Answer {
     }
 }
 
-fn lines(stdout: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+/// Its lines as they come.
+pub fn lines(stdout: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-            // Nobody listens any more once the server is ready; its pipe must be emptied nevertheless.
+            // Where nobody listens any more, the pipe must be emptied nevertheless.
             let _ = sender.send(line);
         }
     });

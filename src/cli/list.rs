@@ -1,0 +1,60 @@
+//! `leadfold list`: a workspace, latest activity first.
+
+use std::io::{Write, stdout};
+
+use chrono::Utc;
+
+use super::connect::Server;
+use super::json::Json;
+use super::text;
+use crate::api::{Lead, ListLeadsRequest};
+use crate::config::ListArgs;
+
+/// Leads of one page: they may be large.
+const PAGE: u32 = 100;
+
+pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
+    let server = Server::new(&args.client.server)?;
+    let mut client = server.client();
+    let mut out = stdout().lock();
+    let json = Json::new()?;
+    let mut leads: Vec<Lead> = Vec::new();
+    let (mut left, mut page_token) = (args.limit, String::new());
+    while left > 0 {
+        let page_size = i32::try_from(left.min(PAGE))?;
+        let request = ListLeadsRequest { workspace_id: args.workspace_id.clone(), page_size, page_token, ..ListLeadsRequest::default() };
+        let page = client.list_leads(request).await.map_err(|status| server.explain(&status))?.into_inner();
+        left = left.saturating_sub(u32::try_from(page.leads.len())?);
+        if args.client.json {
+            for lead in &page.leads {
+                writeln!(out, "{}", json.line("Lead", lead)?)?;
+            }
+        } else {
+            leads.extend(page.leads);
+        }
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    if args.client.json {
+        return Ok(());
+    }
+    if leads.is_empty() {
+        writeln!(out, "no leads in workspace {:?} on {}", args.workspace_id, server.name())?;
+        return Ok(());
+    }
+    let now = Utc::now();
+    let rows = leads.iter().map(|lead| {
+        let latest = lead.latest_activity.as_ref().map(|latest| format!("{} {}", latest.r#type, latest.status)).unwrap_or_default();
+        let counts = [lead.message_count, lead.document_count, lead.version].map(|number| number.to_string());
+        let [messages, documents, version] = counts;
+        [lead.lead_id.clone(), text::name(lead), text::ago(lead.latest_activity_time.as_ref(), now), latest, messages, documents, version]
+    });
+    let header = ["lead", "name", "latest", "activity", "messages", "documents", "version"];
+    writeln!(out, "{}", text::table(header, rows).trim_fmt())?;
+    if left == 0 && !page_token.is_empty() {
+        writeln!(out, "there are more: see --limit")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! How things are told to people.
+
+use chrono::{DateTime, Utc};
+use comfy_table::{ContentArrangement, Table, presets};
+use prost_types::Timestamp;
+
+use crate::api::{Activity, Document, Lead};
+
+/// The sender's words are data: what would move the cursor or colour the screen is shown as an escape.
+pub(super) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            plain.extend(character.escape_default());
+        } else {
+            plain.push(character);
+        }
+    }
+    plain
+}
+
+fn utc(time: &Timestamp) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?)
+}
+
+/// RFC 3339, to the second.
+pub(super) fn exact(time: Option<&Timestamp>) -> String {
+    time.and_then(utc).map_or_else(|| "-".to_owned(), |time| time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// How long ago, in the one unit that says it best.
+pub(super) fn ago(time: Option<&Timestamp>, now: DateTime<Utc>) -> String {
+    let Some(time) = time.and_then(utc) else { return "-".to_owned() };
+    let seconds = (now - time).num_seconds();
+    let (number, unit) = match seconds.abs() {
+        0..5 => return "now".to_owned(),
+        seconds @ 5..60 => (seconds, "s"),
+        seconds @ 60..3600 => (seconds / 60, "min"),
+        seconds @ 3600..172_800 => (seconds / 3600, "h"),
+        seconds => (seconds / 86_400, "d"),
+    };
+    if seconds < 0 { format!("in {number} {unit}") } else { format!("{number} {unit} ago") }
+}
+
+/// Bytes, in the unit that says it best.
+pub(super) fn size(bytes: Option<u64>) -> String {
+    let Some(bytes) = bytes else { return "-".to_owned() };
+    let (mut number, mut units) = (bytes as f64, ["kB", "MB", "GB", "TB"].into_iter());
+    let mut unit = "B";
+    while number >= 1000.0
+        && let Some(larger) = units.next()
+    {
+        (number, unit) = (number / 1000.0, larger);
+    }
+    if unit == "B" || number >= 100.0 { format!("{number:.0} {unit}") } else { format!("{number:.1} {unit}") }
+}
+
+/// So many of a thing.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
+
+/// A lead's name, as far as it is known.
+pub(super) fn name(lead: &Lead) -> String {
+    let Some(profile) = &lead.profile else { return "-".to_owned() };
+    let parts = [&profile.first_name, &profile.middle_name, &profile.last_name].map(String::as_str);
+    let person = parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ");
+    let told = [&person, &profile.business_name, &profile.email].into_iter().find(|told| !told.is_empty());
+    told.map_or_else(|| "-".to_owned(), |told| plain(told))
+}
+
+/// What an activity was, in a line.
+pub(super) fn activity(activity: &Activity) -> String {
+    let words = [&activity.r#type, &activity.status, &activity.channel, &activity.direction].map(String::as_str);
+    let words = words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ");
+    let told = if activity.error.is_empty() { &activity.summary } else { &activity.error };
+    let line = if told.is_empty() { words } else { format!("{words}: {told}") };
+    plain(&line)
+}
+
+/// What a document is, in a line.
+pub(super) fn document(document: &Document) -> String {
+    let name = if document.filename.is_empty() { &document.document_id } else { &document.filename };
+    let extraction = document.extraction.as_ref().map(|extraction| format!(", extraction {}", extraction.status)).unwrap_or_default();
+    plain(&format!("{name} ({}{extraction})", size(document.size_bytes)))
+}
+
+/// A table without lines, fitted to the terminal; where there is none, as wide as its contents.
+pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header).add_rows(rows.into_iter().map(|row| row.map(|cell| plain(&cell))));
+    // One space between columns, none before the first.
+    for (at, column) in table.column_iter_mut().enumerate() {
+        column.set_padding((if at == 0 { 0 } else { 1 }, 1));
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_move_the_cursor_is_shown() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
+    }
+
+    #[test]
+    fn times_are_told_in_one_unit() {
+        let now = DateTime::from_timestamp(1_000_000, 0).expect("a time");
+        let ago = |seconds: i64| ago(Some(&Timestamp { seconds: 1_000_000 - seconds, nanos: 0 }), now);
+        let told = [0, 59, 60, 3599, 7200, 172_800, -90].map(ago);
+        assert_eq!(told, ["now", "59 s ago", "1 min ago", "59 min ago", "2 h ago", "2 d ago", "in 1 min"]);
+        assert_eq!(exact(Some(&Timestamp { seconds: 0, nanos: 5 })), "1970-01-01T00:00:00Z");
+        assert_eq!((exact(None), super::ago(None, now)), ("-".to_owned(), "-".to_owned()));
+    }
+
+    #[test]
+    fn sizes_are_told_in_one_unit() {
+        let told = [Some(0), Some(999), Some(1000), Some(123_456), Some(5_250_000), Some(u64::MAX), None].map(size);
+        assert_eq!(told, ["0 B", "999 B", "1.0 kB", "123 kB", "5.2 MB", "18446744 TB", "-"]);
+    }
+}
