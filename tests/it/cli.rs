@@ -129,20 +129,20 @@ async fn what_goes_wrong_is_said_in_one_line() {
 /// A `watch` that runs.
 struct Watch {
     process: Child,
-    lines: Receiver<String>,
+    told: Receiver<String>,
     losses: Receiver<String>,
 }
 
 impl Watch {
     fn start(server: &str, args: &[&str]) -> Self {
         let mut process = leadfold(server, args).spawn().expect("it runs");
-        let lines = lines(process.stdout.take().expect("its stdout"));
+        let told = lines(process.stdout.take().expect("its stdout"));
         let losses = lines(process.stderr.take().expect("its stderr"));
-        Self { process, lines, losses }
+        Self { process, told, losses }
     }
 
     fn line(&self) -> String {
-        self.lines.recv_timeout(PATIENCE).expect("a line")
+        self.told.recv_timeout(PATIENCE).expect("a line")
     }
 
     fn loss(&self) -> String {
