@@ -7,6 +7,10 @@ use leadfold::config::{Cli, Command, LogFormat, ServeConfig};
 use leadfold::{cli, serve};
 use tracing_subscriber::EnvFilter;
 
+/// Less of everything: time per request and memory per stream.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     // Two crates bring rustls; without a choice it would panic at the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();
