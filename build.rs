@@ -14,17 +14,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     tonic_prost_build::configure().build_server(false).compile_fds(compiler.file_descriptor_set())?;
 
-    // The server takes watch messages that are encoded already, once for all streams, and buffers that suit
-    // small messages: see src/grpc/wire.rs.
+    // The server takes messages with leads as bytes, encoded once for all who get them, and buffers that suit small
+    // messages: see src/grpc/wire.rs.
     let server = out.join("server");
     std::fs::create_dir_all(&server)?;
-    tonic_prost_build::configure()
-        .build_client(false)
-        .extern_path(".leadfold.v1", "crate::api")
-        .extern_path(".leadfold.v1.WatchLeadResponse", "crate::grpc::wire::Encoded")
-        .extern_path(".leadfold.v1.WatchLeadsResponse", "crate::grpc::wire::Encoded")
-        .codec_path("crate::grpc::wire::SmallBufferCodec")
-        .out_dir(server)
-        .compile_fds(compiler.file_descriptor_set())?;
+    let mut generator = tonic_prost_build::configure().build_client(false).extern_path(".leadfold.v1", "crate::api");
+    for message in ["GetLead", "BatchGetLeads", "ListLeads", "WatchLead", "WatchLeads"] {
+        generator = generator.extern_path(format!(".leadfold.v1.{message}Response"), "crate::grpc::wire::Encoded");
+    }
+    generator.codec_path("crate::grpc::wire::SmallBufferCodec").out_dir(server).compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

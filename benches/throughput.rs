@@ -28,7 +28,7 @@ async fn main() {
     let redis = RedisServer::start();
     let server = Server::start(&Options::on(&redis).env("LEADFOLD_NOOP_ROUTE", "true"));
     webhooks(&server, &redis).await;
-    reads(&server, &lead_id(1)).await;
+    reads(&server).await;
     long_history(&server, &redis).await;
     memory().await;
 }
@@ -55,11 +55,11 @@ async fn webhooks(server: &Server, redis: &RedisServer) {
 }
 
 /// `GetLead` and a unary call that does nothing, in turns.
-async fn reads(server: &Server, lead_id: &str) {
+async fn reads(server: &Server) {
     let (mut noop, mut get) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        noop.push(call(server, HEALTH_CHECK, HealthCheckRequest::default()).await);
-        get.push(call(server, GET_LEAD, GetLeadRequest { lead_id: lead_id.to_owned() }).await);
+        noop.push(call(server, HEALTH_CHECK, |_| HealthCheckRequest::default()).await);
+        get.push(call(server, GET_LEAD, |number| get_lead(number % LEADS)).await);
     }
     let (noop, get) = (median(noop), median(get));
     let ratio = get / noop;
@@ -95,7 +95,7 @@ async fn long_history(server: &Server, redis: &RedisServer) {
                 client.send(sample.with(lead, lead << 20 | (round + 1) << 16 | number)).await;
             }
             costs[at].push(Usage::of(redis).since(&before).scripts / 10.0);
-            gets[at].push(call(server, GET_LEAD, GetLeadRequest { lead_id: lead_id(lead) }).await);
+            gets[at].push(call(server, GET_LEAD, move |_| get_lead(lead)).await);
         }
     }
     let ([short, long], [few, many]) = (costs.map(median), gets.map(median));
@@ -157,15 +157,22 @@ async fn post(server: &Server, path: &str, leads: u64, connections: usize) -> f6
     .await
 }
 
-async fn call<M: prost::Message + Clone + 'static>(server: &Server, path: &'static str, message: M) -> f64 {
+fn get_lead(lead: u64) -> GetLeadRequest {
+    GetLeadRequest { lead_id: lead_id(lead) }
+}
+
+async fn call<M: prost::Message>(server: &Server, path: &'static str, message: impl Fn(u64) -> M + Clone + Send + 'static) -> f64 {
     let mut workers = Vec::new();
     for _ in 0..8 {
         let client = grpc::Client::connect(&server.grpc).await;
-        workers.extend((0..8).map(|_| (client.clone(), message.clone())));
+        workers.extend((0..8).map(|_| client.clone()));
     }
-    rate(workers, ROUND, move |(client, message), _| async move {
-        client.unary(path, &message).await;
-        (client, message)
+    rate(workers, ROUND, move |client, number| {
+        let message = message(number);
+        async move {
+            client.unary(path, &message).await;
+            client
+        }
     })
     .await
 }

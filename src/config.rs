@@ -82,10 +82,10 @@ pub struct ServeArgs {
     /// Where to serve gRPC
     #[arg(long, env = "LEADFOLD_GRPC_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:50051", value_parser = address)]
     pub grpc_addr: SocketAddr,
-    /// Where to serve /livez, /readyz, /metrics and the board
+    /// Where to serve /livez, /readyz and /metrics
     #[arg(long, env = "LEADFOLD_ADMIN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_addr: SocketAddr,
-    /// Directory of the embedded store and of the spool
+    /// Directory of the embedded store
     #[arg(long, env = "LEADFOLD_DATA_DIR", value_name = "DIR", default_value = "./leadfold-data")]
     pub data_dir: PathBuf,
     /// Redis to keep the leads in (redis://, rediss:// or unix://) [default: none, the embedded store]
@@ -97,7 +97,7 @@ pub struct ServeArgs {
     /// Partitions that leads are spread over (1 to 1024); written into Redis at first start, fixed from then on
     #[arg(long, env = "LEADFOLD_PARTITIONS", value_name = "N", default_value_t = 64)]
     pub partitions: u64,
-    /// Activities kept for each lead, and documents as many (at least 256)
+    /// Activities kept for each lead (at least 256); older ones stay counted
     #[arg(long, env = "LEADFOLD_MAX_HISTORY", value_name = "N", default_value_t = 10_000)]
     pub max_history: u64,
     /// Entries of the change feed kept for each partition (at least 10)

@@ -17,9 +17,9 @@ pub struct ServeConfig {
     pub http_addr: SocketAddr,
     /// Where gRPC is served.
     pub grpc_addr: SocketAddr,
-    /// Where health, metrics and the board are served.
+    /// Where health and metrics are served.
     pub admin_addr: SocketAddr,
-    /// The directory of the embedded store and of the spool.
+    /// The directory of the embedded store.
     pub data_dir: PathBuf,
     /// The Redis to use; none: the embedded store.
     pub redis_url: Option<Secret>,

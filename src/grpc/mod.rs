@@ -10,6 +10,7 @@ use crate::store::Store;
 use crate::watch::Hub;
 
 pub mod convert;
+mod leads;
 mod page_token;
 mod service;
 mod status;

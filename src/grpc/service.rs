@@ -3,17 +3,18 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
-use prost::Message;
 use tonic::{Request, Response, Status};
 
+use super::leads::Leads;
 use super::page_token;
 use super::status::{invalid, not_found};
 use super::watch::{Admission, WatchStream, Watches};
+use super::wire::Encoded;
 use super::{convert, server};
 use crate::api;
 use crate::fold::MAX_ID_BYTES;
-use crate::lead::Lead;
 use crate::store::{ActivityPlace, ListQuery, Place, Store};
 
 /// Leads of one batch.
@@ -31,24 +32,21 @@ const READS_IN_FLIGHT: usize = 32;
 #[derive(Clone)]
 pub(super) struct LeadService {
     store: Arc<dyn Store>,
+    leads: Leads,
     watches: Watches,
 }
 
 impl LeadService {
     pub(super) fn new(store: Arc<dyn Store>, watches: Watches) -> Self {
-        Self { store, watches }
+        Self { leads: Leads::new(Arc::clone(&store)), store, watches }
     }
 
-    async fn lead(&self, lead_id: &str) -> Result<Option<Lead>, Status> {
-        Ok(self.store.read(lead_id, None).await?.map(|read| read.lead))
-    }
-
-    /// Reads leads in the order of their ids.
-    fn leads<'a>(
+    /// Reads leads in the order of their ids; each is a field of the answer.
+    fn fields<'a>(
         &'a self,
         lead_ids: impl Iterator<Item = &'a str> + Send + 'a,
-    ) -> impl futures::Stream<Item = Result<(&'a str, Option<Lead>), Status>> + Send + 'a {
-        stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.lead(lead_id).await?))).buffered(READS_IN_FLIGHT)
+    ) -> impl futures::Stream<Item = Result<(&'a str, Option<Bytes>), Status>> + Send + 'a {
+        stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.leads.field(lead_id).await?))).buffered(READS_IN_FLIGHT)
     }
 }
 
@@ -70,14 +68,14 @@ fn page_size(asked: i32, max: usize) -> Result<usize, Status> {
 
 #[tonic::async_trait]
 impl server::lead_service_server::LeadService for LeadService {
-    async fn get_lead(&self, request: Request<api::GetLeadRequest>) -> Result<Response<api::GetLeadResponse>, Status> {
+    async fn get_lead(&self, request: Request<api::GetLeadRequest>) -> Result<Response<Encoded>, Status> {
         let lead_id = request.into_inner().lead_id;
         required_id("lead_id", &lead_id)?;
-        let lead = self.lead(&lead_id).await?.ok_or_else(|| not_found(&lead_id))?;
-        Ok(Response::new(api::GetLeadResponse { lead: Some(convert::lead(&lead)) }))
+        let field = self.leads.field(&lead_id).await?.ok_or_else(|| not_found(&lead_id))?;
+        Ok(Response::new(Encoded(field)))
     }
 
-    async fn batch_get_leads(&self, request: Request<api::BatchGetLeadsRequest>) -> Result<Response<api::BatchGetLeadsResponse>, Status> {
+    async fn batch_get_leads(&self, request: Request<api::BatchGetLeadsRequest>) -> Result<Response<Encoded>, Status> {
         let lead_ids = request.into_inner().lead_ids;
         if lead_ids.is_empty() || lead_ids.len() > MAX_BATCH {
             return Err(invalid("lead_ids", format!("1 to {MAX_BATCH} ids, not {}", lead_ids.len())));
@@ -87,18 +85,18 @@ impl server::lead_service_server::LeadService for LeadService {
         }
         let mut asked = HashSet::new();
         let once = lead_ids.iter().map(String::as_str).filter(|lead_id| asked.insert(*lead_id));
-        let mut answer = api::BatchGetLeadsResponse::default();
-        let mut leads = std::pin::pin!(self.leads(once.collect::<Vec<_>>().into_iter()));
-        while let Some((lead_id, lead)) = leads.try_next().await? {
-            match lead {
-                Some(lead) => answer.leads.push(convert::lead(&lead)),
-                None => answer.not_found_lead_ids.push(lead_id.to_owned()),
+        let (mut answer, mut rest) = (BytesMut::new(), api::BatchGetLeadsResponse::default());
+        let mut leads = std::pin::pin!(self.fields(once.collect::<Vec<_>>().into_iter()));
+        while let Some((lead_id, field)) = leads.try_next().await? {
+            match field {
+                Some(field) => answer.extend_from_slice(&field),
+                None => rest.not_found_lead_ids.push(lead_id.to_owned()),
             }
         }
-        Ok(Response::new(answer))
+        Ok(Response::new(Encoded::with(answer, &rest)))
     }
 
-    async fn list_leads(&self, request: Request<api::ListLeadsRequest>) -> Result<Response<api::ListLeadsResponse>, Status> {
+    async fn list_leads(&self, request: Request<api::ListLeadsRequest>) -> Result<Response<Encoded>, Status> {
         let request = request.into_inner();
         required_id("workspace_id", &request.workspace_id)?;
         let limit = page_size(request.page_size, MAX_LEADS_PAGE)?;
@@ -112,24 +110,23 @@ impl server::lead_service_server::LeadService for LeadService {
         let mut more = places.len() > limit;
         places.truncate(limit);
 
-        let mut leads = std::pin::pin!(self.leads(places.iter().map(|place| place.lead_id.as_str())));
-        let (mut answer, mut bytes, mut taken) = (api::ListLeadsResponse::default(), 0, 0usize);
-        while let Some((_, lead)) = leads.try_next().await? {
+        let mut leads = std::pin::pin!(self.fields(places.iter().map(|place| place.lead_id.as_str())));
+        let (mut answer, mut rest, mut taken) = (BytesMut::new(), api::ListLeadsResponse::default(), 0usize);
+        while let Some((_, field)) = leads.try_next().await? {
             // One that was deleted meanwhile is passed over.
-            if let Some(lead) = lead.as_ref().map(convert::lead) {
-                bytes += lead.encoded_len();
-                if bytes > MAX_PAGE_BYTES && taken > 0 {
+            if let Some(field) = field {
+                if answer.len() + field.len() > MAX_PAGE_BYTES && taken > 0 {
                     more = true;
                     break;
                 }
-                answer.leads.push(lead);
+                answer.extend_from_slice(&field);
             }
             taken += 1;
         }
         if let Some(last) = places.get(taken.wrapping_sub(1)).filter(|_| more) {
-            answer.next_page_token = page_token::encode(&query, last.time, &last.lead_id);
+            rest.next_page_token = page_token::encode(&query, last.time, &last.lead_id);
         }
-        Ok(Response::new(answer))
+        Ok(Response::new(Encoded::with(answer, &rest)))
     }
 
     async fn list_activities(&self, request: Request<api::ListActivitiesRequest>) -> Result<Response<api::ListActivitiesResponse>, Status> {
@@ -155,7 +152,7 @@ impl server::lead_service_server::LeadService for LeadService {
         let limit = page_size(request.page_size, MAX_PARTS_PAGE)?;
         let query = format!("documents {}", request.lead_id);
         let behind = page_token::decode(&query, &request.page_token)?;
-        let lead = self.lead(&request.lead_id).await?.ok_or_else(|| not_found(&request.lead_id))?;
+        let lead = self.store.read(&request.lead_id, None).await?.ok_or_else(|| not_found(&request.lead_id))?.lead;
         let is_behind = |place: (_, &str)| behind.as_ref().is_none_or(|(time, id)| place < (*time, id.as_str()));
         let mut page: Vec<_> =
             lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::DecodeError;
 use prost::encoding::{DecodeContext, WireType};
 use tonic::codec::{BufferSettings, Codec};
@@ -12,9 +12,19 @@ use tonic_prost::ProstCodec;
 const BUFFER_BYTES: usize = 512;
 const YIELD_BYTES: usize = 32 * 1024;
 
-/// A message of a watch as bytes, encoded once and shared by all streams that send it.
+/// A message as bytes, encoded once and shared by all who get it.
 #[derive(Clone, Debug, Default)]
 pub struct Encoded(pub Bytes);
+
+impl Encoded {
+    /// Fields that are encoded already, and the rest of their message.
+    pub(super) fn with<M: prost::Message>(mut fields: BytesMut, rest: &M) -> Self {
+        fields.reserve(rest.encoded_len());
+        // There is room.
+        let _ = rest.encode(&mut fields);
+        Self(fields.freeze())
+    }
+}
 
 impl prost::Message for Encoded {
     fn encode_raw(&self, buf: &mut impl BufMut) {

@@ -132,6 +132,9 @@ pub trait Store: Send + Sync + 'static {
     /// does not exist.
     async fn read(&self, lead_id: &str, since: Option<u64>) -> Result<Option<Read>, StoreError>;
 
+    /// The version of a lead, for far less than reading it; `None` if there is no such lead.
+    async fn version(&self, lead_id: &str) -> Result<Option<u64>, StoreError>;
+
     /// Whether a lead that cannot be read was deleted, rather than never heard of.
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError>;
 

@@ -96,7 +96,9 @@ async fn act(kept: &Kept, lead_id: &str, action_id: &str, time: i64) -> Outcome 
 }
 
 async fn version(kept: &Kept, lead_id: &str) -> u64 {
-    kept.store.read(lead_id, None).await.expect("a read").expect("a lead").lead.version
+    let version = kept.store.read(lead_id, None).await.expect("a read").expect("a lead").lead.version;
+    assert_eq!(kept.store.version(lead_id).await.expect("a read"), Some(version), "told alone and with the lead");
+    version
 }
 
 fn action(number: i64) -> String {
@@ -189,6 +191,8 @@ async fn a_deleted_lead_is_gone_and_stays_out(kept: Kept) {
     assert!(kept.store.is_deleted("lead").await.expect("an answer"));
     assert!(!kept.store.is_deleted("other").await.expect("an answer"));
     assert!(kept.store.read("lead", None).await.expect("a read").is_none());
+    assert_eq!(kept.store.version("lead").await.expect("a read"), None);
+    assert_eq!(kept.store.version("unheard of").await.expect("a read"), None);
     assert!(kept.store.activities("lead", None, 9).await.expect("a list").is_none());
     assert_eq!(act(&kept, "lead", "a", 1).await, Outcome::Deleted);
     assert_eq!(act(&kept, "lead", "b", 9).await, Outcome::Deleted);

@@ -116,6 +116,10 @@ impl Store for EmbeddedStore {
         reader::read(&self.database, lead_id, since)
     }
 
+    async fn version(&self, lead_id: &str) -> Result<Option<u64>, StoreError> {
+        reader::version(&self.database, lead_id)
+    }
+
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError> {
         reader::is_deleted(&self.database, lead_id, Timestamp::now())
     }

@@ -60,6 +60,11 @@ pub(super) fn read(database: &Database, lead_id: &str, since: Option<u64>) -> Re
     Ok(Some(Read { lead: whole, missed, complete }))
 }
 
+pub(super) fn version(database: &Database, lead_id: &str) -> Result<Option<u64>, StoreError> {
+    let head = database.begin_read()?.open_table(HEADS)?.get(lead_id.as_bytes())?;
+    head.map(|head| Head::decode(head.value()).map(|head| head.version)).transpose()
+}
+
 fn activity(activities: &Activities, lead: &[u8], time: i64, action_id: String, action: &[u8]) -> Result<Activity, StoreError> {
     let bytes = activities.get((lead, time, action))?.ok_or_else(|| corrupt("an action without its activity"))?;
     decode_activity(action_id, bytes.value())

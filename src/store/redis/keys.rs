@@ -54,9 +54,18 @@ impl Keys {
         format!("{}:{{{partition}}}:index:{workspace_id}", self.prefix)
     }
 
+    /// The first of a lead's keys.
+    pub(super) fn lead_key(&self, lead_id: &str) -> String {
+        self.key(self.partition(lead_id), "lead", lead_id)
+    }
+
+    fn key(&self, partition: u16, kind: &str, lead_id: &str) -> String {
+        format!("{}:{{{partition}}}:{kind}:{lead_id}", self.prefix)
+    }
+
     pub(super) fn lead(&self, lead_id: &str) -> LeadKeys {
         let partition = self.partition(lead_id);
-        let key = |kind: &str| format!("{}:{{{partition}}}:{kind}:{lead_id}", self.prefix);
+        let key = |kind: &str| self.key(partition, kind, lead_id);
         LeadKeys { partition, lead: key("lead"), history: key("history"), timeline: key("timeline"), details: key("details") }
     }
 }

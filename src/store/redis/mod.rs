@@ -36,6 +36,9 @@ const COMMANDS_IN_FLIGHT: usize = 1024;
 /// A change whose ground shifts under it so often gives way: its lead is written to without a pause.
 const MAX_CONFLICTS: usize = 100;
 
+/// Stands in the place of the version of a lead that was deleted.
+const DELETED: &str = "x";
+
 /// What the store is told at the start.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -165,9 +168,20 @@ impl Store for RedisStore {
         Ok(self.read_script(lead_id, &since, MAX_MISSED).await?.map(|answer| answer.read))
     }
 
+    async fn version(&self, lead_id: &str) -> Result<Option<u64>, StoreError> {
+        let mut command = redis::cmd("HGET");
+        let version: Option<String> = command
+            .arg(self.keys.lead_key(lead_id))
+            .arg("v")
+            .query_async(&mut self.reads.clone())
+            .await
+            .map_err(|error| reply::store_error(&error))?;
+        version.filter(|version| version != DELETED).map(|version| reply::number(&version)).transpose()
+    }
+
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError> {
         let mut command = redis::cmd("HEXISTS");
-        let exists = command.arg(self.keys.lead(lead_id).lead).arg("x").query_async(&mut self.reads.clone()).await;
+        let exists = command.arg(self.keys.lead_key(lead_id)).arg("x").query_async(&mut self.reads.clone()).await;
         exists.map_err(|error| reply::store_error(&error))
     }
 

@@ -1,0 +1,78 @@
+//! Leads as clients get them, encoded once per version.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use super::convert;
+use crate::api;
+use crate::store::{Store, StoreError};
+
+/// Bytes of encoded leads that are kept.
+const KEPT_BYTES: u64 = 64 << 20;
+/// How many leads that may be: what the cache makes room for at first.
+const KEPT_LEADS: usize = 16 * 1024;
+
+/// Reads leads. A lead that was read before is asked for its version only, and sent as it was encoded then: a
+/// version stands for one content, so this is never behind the store.
+#[derive(Clone)]
+pub(super) struct Leads {
+    store: Arc<dyn Store>,
+    kept: Arc<Cache<String, Kept, Weight>>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    version: u64,
+    field: Bytes,
+}
+
+#[derive(Clone, Debug)]
+struct Weight;
+
+impl Weighter<String, Kept> for Weight {
+    fn weight(&self, lead_id: &String, kept: &Kept) -> u64 {
+        (lead_id.len() + kept.field.len() + 128) as u64
+    }
+}
+
+impl Leads {
+    pub(super) fn new(store: Arc<dyn Store>) -> Self {
+        Self { store, kept: Arc::new(Cache::with_weighter(KEPT_LEADS, KEPT_BYTES, Weight)) }
+    }
+
+    /// A lead as field 1 of a message: that is where every answer has its leads.
+    pub(super) async fn field(&self, lead_id: &str) -> Result<Option<Bytes>, StoreError> {
+        if let Some(kept) = self.kept.get(lead_id) {
+            match self.store.version(lead_id).await? {
+                Some(version) if version == kept.version => return Ok(Some(kept.field)),
+                Some(_) => {}
+                None => {
+                    self.kept.remove(lead_id);
+                    return Ok(None);
+                }
+            }
+        }
+        let Some(read) = self.store.read(lead_id, None).await? else { return Ok(None) };
+        let field: Bytes = api::GetLeadResponse { lead: Some(convert::lead(&read.lead)) }.encode_to_vec().into();
+        self.kept.insert(lead_id.to_owned(), Kept { version: read.lead.version, field: field.clone() });
+        Ok(Some(field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_has_its_leads_in_field_1() {
+        let lead = api::Lead { lead_id: "l".to_owned(), version: 7, ..api::Lead::default() };
+        let get = api::GetLeadResponse { lead: Some(lead.clone()) }.encode_to_vec();
+        let batch = api::BatchGetLeadsResponse { leads: vec![lead.clone()], ..api::BatchGetLeadsResponse::default() };
+        let list = api::ListLeadsResponse { leads: vec![lead], ..api::ListLeadsResponse::default() };
+        assert_eq!((&get, &get), (&batch.encode_to_vec(), &list.encode_to_vec()));
+    }
+}
