@@ -74,7 +74,7 @@ async fn long_history(server: &Server, redis: &RedisServer) {
     for (lead, count) in [(SHORT, 10), (LONG, 10_000)] {
         let mut clients = Vec::new();
         for first in 0..count.min(16) {
-            let (mut client, mut sample) = (http::Client::connect(&server.http).await, Sample::to(support::server::WEBHOOK));
+            let (mut client, mut sample) = (http::Client::connect(&server.http).await, Sample::without_documents(support::server::WEBHOOK));
             clients.push(tokio::spawn(async move {
                 for number in (first..count).step_by(16) {
                     client.send(sample.with(lead, lead << 20 | number)).await;
@@ -88,7 +88,7 @@ async fn long_history(server: &Server, redis: &RedisServer) {
     let (mut costs, mut gets) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     for round in 0..ROUNDS as u64 {
         for (at, lead) in [SHORT, LONG].into_iter().enumerate() {
-            let (mut client, mut sample) = (http::Client::connect(&server.http).await, Sample::to(support::server::WEBHOOK));
+            let (mut client, mut sample) = (http::Client::connect(&server.http).await, Sample::without_documents(support::server::WEBHOOK));
             let before = Usage::of(redis);
             // Few enough for the short one to stay short.
             for number in 0..10 {
