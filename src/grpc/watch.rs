@@ -192,7 +192,6 @@ impl Watches {
         }
         Ok(Box::pin(async_stream::try_stream! {
             let _open = open;
-            let mut synced = false;
             let mut heartbeat = Instant::now() + every;
             loop {
                 if leads.watches.hub.is_draining() {
@@ -201,9 +200,6 @@ impl Watches {
                 if let Some(message) = leads.next().await? {
                     yield Encoded(message);
                     heartbeat = Instant::now() + every;
-                } else if !synced {
-                    synced = true;
-                    yield Encoded(api::WatchLeadsResponse { event: Some(api::watch_leads_response::Event::Synced(api::Synced {})) }.encode_to_vec().into());
                 } else {
                     tokio::select! {
                         () = leads.follower.wait() => {}
@@ -238,6 +234,7 @@ struct Leads {
     sent: HashMap<Arc<str>, (u64, u32)>,
     greatest: u64,
     skipped_initial: bool,
+    synced: bool,
 }
 
 impl Leads {
@@ -268,6 +265,7 @@ impl Leads {
             sent: HashMap::new(),
             greatest: 0,
             skipped_initial: false,
+            synced: false,
         })
     }
 
@@ -328,6 +326,10 @@ impl Leads {
             if self.scan_cursor.is_some() {
                 self.scan_page().await?;
                 continue;
+            }
+            // Before what has changed meanwhile: under load there would always be something.
+            if !std::mem::replace(&mut self.synced, true) {
+                return Ok(Some(synced_bytes()));
             }
             match self.follower.next() {
                 Some(Next::Lead(lead_id, state)) => {
@@ -405,6 +407,11 @@ fn heartbeat_interval(asked: Option<prost_types::Duration>) -> Result<Duration, 
 fn heartbeat_bytes(version: u64) -> Bytes {
     use api::watch_lead_response::Event;
     api::WatchLeadResponse { event: Some(Event::Heartbeat(api::Heartbeat { version })) }.encode_to_vec().into()
+}
+
+fn synced_bytes() -> Bytes {
+    use api::watch_leads_response::Event;
+    api::WatchLeadsResponse { event: Some(Event::Synced(api::Synced {})) }.encode_to_vec().into()
 }
 
 fn encoded(state: &State, kind: MessageKind) -> Bytes {
