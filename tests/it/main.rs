@@ -6,6 +6,7 @@
 mod cli;
 mod conformance;
 mod grpcurl;
+mod history_checker;
 mod hostile;
 mod lists;
 mod model;
