@@ -14,6 +14,7 @@ mod outage;
 mod privacy;
 mod required;
 mod service;
+mod stalled;
 mod support;
 mod watch;
 mod watch_many;
