@@ -67,8 +67,9 @@ impl Writer {
             }
             let lead_id = self.leads[self.rng.random_range(0..LEADS)].clone();
             let action_id = format!("w{}-{count}", self.number);
-            let (day, second) = (self.rng.random_range(1..29), self.rng.random_range(0..60));
-            let time = format!("2025-10-{day:02}T12:00:{second:02}Z");
+            let late = if self.rng.random_ratio(1, 20) { self.rng.random_range(0..600) } else { 0 };
+            let time = chrono::Utc::now() - chrono::TimeDelta::seconds(late);
+            let time = time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
             let mut events = match self.rng.random_range(0..10) {
                 0 | 1 => vec![message_with_document(&lead_id, &action_id, &time, &format!("document-of-{action_id}"))],
                 2 => vec![failed(&lead_id, &action_id, &time), retried(&lead_id, &action_id, &time)],

@@ -235,6 +235,17 @@ impl Server {
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
+
+    /// Waits for a metric without labels to have a value.
+    pub async fn eventually_metric(&self, name: &str, expected: f64) {
+        let mut last = f64::NAN;
+        let deadline = Instant::now() + PATIENCE;
+        while last != expected {
+            assert!(Instant::now() < deadline, "{name} stays {last} instead of {expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            last = self.metric(name).await;
+        }
+    }
 }
 
 impl Drop for Server {

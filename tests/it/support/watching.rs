@@ -8,6 +8,7 @@ use leadfold::api::watch_leads_response::Event as LeadsEvent;
 use leadfold::api::{Lead, LeadUpdate, WatchLeadRequest, WatchLeadResponse, WatchLeadsRequest, WatchLeadsResponse, watch_leads_request};
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::PATIENCE;
 use super::server::Server;
@@ -107,4 +108,9 @@ pub fn version(event: &LeadEvent) -> u64 {
         LeadEvent::Update(update) => of(&update.lead),
         LeadEvent::Heartbeat(heartbeat) => heartbeat.version,
     }
+}
+
+/// When a status says to come back.
+pub fn retry_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
 }
