@@ -17,6 +17,7 @@ use leadfold::api::WatchLeadRequest;
 use support::redis::RedisServer;
 use support::server::{Options, Server, WEBHOOK};
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 const WATCH_LEAD: &str = "/leadfold.v1.LeadService/WatchLead";
 const STREAMS_PER_CONNECTION: usize = 500;
@@ -67,7 +68,6 @@ impl Run {
 
 async fn measure(streams: usize, leads: usize) {
     let redis = RedisServer::start();
-    // Heartbeats would come between the rounds.
     let server = Server::start(&Options::on(&redis));
     let mut posters = Vec::new();
     for _ in 0..leads.min(64) {
@@ -76,14 +76,18 @@ async fn measure(streams: usize, leads: usize) {
     let run = Run::new(streams);
     let before = resident(server.pid());
 
+    // Ended before the server is.
+    let mut watchers = JoinSet::new();
     let opening = Instant::now();
     for first in (0..streams).step_by(STREAMS_PER_CONNECTION) {
         let client = grpc::Client::connect(&server.grpc).await;
         for stream in first..streams.min(first + STREAMS_PER_CONNECTION) {
             let (client, run) = (client.clone(), Arc::clone(&run));
-            tokio::spawn(async move {
+            watchers.spawn(async move {
+                // More often, they would come between the rounds.
                 let heartbeat_interval = Some(prost_types::Duration { seconds: 300, nanos: 0 });
-                let request = WatchLeadRequest { lead_id: lead_id((stream % leads) as u64), heartbeat_interval, ..WatchLeadRequest::default() };
+                let request =
+                    WatchLeadRequest { lead_id: lead_id((stream % leads) as u64), heartbeat_interval, ..WatchLeadRequest::default() };
                 let mut body = client.call(WATCH_LEAD, &request).await;
                 loop {
                     grpc::next(&mut body).await;
@@ -102,7 +106,13 @@ async fn measure(streams: usize, leads: usize) {
         let sent = post_to_all(&mut posters, &run, leads, round).await;
         run.all("a round").await;
         took += began.elapsed();
-        let mut delays: Vec<_> = run.had.iter().enumerate().map(|(stream, had)| had.load(Ordering::Relaxed) - sent[stream % leads]).map(Duration::from_nanos).collect();
+        let mut delays: Vec<_> = run
+            .had
+            .iter()
+            .enumerate()
+            .map(|(stream, had)| had.load(Ordering::Relaxed) - sent[stream % leads])
+            .map(Duration::from_nanos)
+            .collect();
         delays.sort();
         lasts.extend(delays.last().copied());
         deliveries.extend(delays);
@@ -120,8 +130,12 @@ async fn measure(streams: usize, leads: usize) {
     let millis = |time: Duration| time.as_secs_f64() * 1000.0;
     let (half, most) = (millis(percentile(&deliveries, 0.5)), millis(percentile(&deliveries, 0.99)));
     print!("  delivered p50 {half:.1} ms, p99 {most:.1} ms, last (median of the rounds) {:.1} ms", millis(last));
-    println!("{}", if (streams, leads) == (10_000, 1) { format!(" (40 wanted: {})", verdict(millis(last) <= 40.0)) } else { String::new() });
+    println!(
+        "{}",
+        if (streams, leads) == (10_000, 1) { format!(" (40 wanted: {})", verdict(millis(last) <= 40.0)) } else { String::new() }
+    );
     println!("  {:.0} deliveries/s", deliveries.len() as f64 / took.as_secs_f64());
+    watchers.shutdown().await;
 }
 
 /// Posts an event to each lead; returns when each was sent, in ns since the run's start.

@@ -36,6 +36,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
 const SEND_BUFFER: usize = 64 * 1024;
+/// How long a connection that has reached its age may take to end, if its age is not shorter still.
+const GRACE: Duration = Duration::from_secs(30);
 /// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -54,13 +56,15 @@ pub struct Settings {
     pub max_age: Option<Duration>,
 }
 
-/// How many watches a connection may have. Every request carries it.
+/// How many watches a connection may have, and when they end. Every request carries it.
 #[derive(Clone, Debug)]
 pub struct ConnectionWatches {
     /// One is held by each open watch.
     pub permits: Arc<Semaphore>,
     /// How many there are.
     pub max: usize,
+    /// The connection has reached its age: a stream without an end would keep it for ever.
+    pub aged: CancellationToken,
 }
 
 /// The end of a listener, in its steps.
@@ -164,7 +168,9 @@ where
     if !matches!(first_byte, Ok(Ok(1))) {
         return;
     }
-    let watches = ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches };
+    let aged = CancellationToken::new();
+    let watches =
+        ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches, aged: aged.clone() };
     let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(watches.clone());
         request
@@ -181,20 +187,28 @@ where
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::from(stream)), TowerToHyperService::new(service)));
 
     let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
-    let mut ending = false;
-    let mut aged = std::pin::pin!(sleep(age));
-    loop {
-        tokio::select! {
-            result = connection.as_mut() => {
-                if let Err(error) = result {
-                    tracing::debug!(listener = settings.name, %error, "a connection ended badly");
-                }
-                return;
+    let (result, grace) = tokio::select! {
+        result = connection.as_mut() => (Some(result), Duration::ZERO),
+        () = shutdown.polite.cancelled() => (None, Duration::MAX),
+        () = sleep(age) => (None, GRACE.min(age)),
+    };
+    let result = match result {
+        Some(result) => result,
+        None => {
+            // Peers are told to go away before their streams end, so that they come back on another connection.
+            connection.as_mut().graceful_shutdown();
+            if grace < Duration::MAX {
+                aged.cancel();
             }
-            () = shutdown.polite.cancelled(), if !ending => {}
-            () = aged.as_mut(), if !ending => {}
+            let Ok(result) = timeout(grace, connection).await else {
+                // What is left is not read, or has no end.
+                tracing::debug!(listener = settings.name, "a connection that has reached its age is dropped");
+                return;
+            };
+            result
         }
-        ending = true;
-        connection.as_mut().graceful_shutdown();
+    };
+    if let Err(error) = result {
+        tracing::debug!(listener = settings.name, %error, "a connection ended badly");
     }
 }

@@ -44,6 +44,12 @@ pub(super) fn draining() -> Status {
     unavailable("SERVER_DRAINING", "the server is shutting down: call again with the last version as after_version", Duration::from_secs(1))
 }
 
+/// The connection has reached its age.
+pub(super) fn aged() -> Status {
+    let message = "the connection has reached its age: call again with the last version as after_version, on another one";
+    unavailable("CONNECTION_AGED", message, Duration::from_millis(200))
+}
+
 /// A limit is reached.
 pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
     let description = description.into();

@@ -11,11 +11,12 @@ use futures::Stream;
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::convert;
 use super::service::required_id;
-use super::status::{draining, exhausted, invalid, unavailable};
+use super::status::{aged, draining, exhausted, invalid, unavailable};
 use super::wire::Encoded;
 use crate::api::{self, LeadSnapshot, LeadUpdate, SnapshotReason, watch_leads_request::Scope};
 use crate::listener::ConnectionWatches;
@@ -60,6 +61,18 @@ impl Admission {
 /// Held by a stream as long as it lives, however it ends.
 struct Open {
     _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    hub: Arc<Hub>,
+    aged: CancellationToken,
+}
+
+impl Open {
+    /// An error as soon as the stream has to end.
+    fn check(&self) -> Result<(), Status> {
+        if self.hub.is_draining() {
+            return Err(draining());
+        }
+        if self.aged.is_cancelled() { Err(aged()) } else { Ok(()) }
+    }
 }
 
 impl Drop for Open {
@@ -74,9 +87,6 @@ impl Watches {
     }
 
     fn open(&self, admission: &Admission) -> Result<Open, Status> {
-        if self.hub.is_draining() {
-            return Err(draining());
-        }
         let of_server = Arc::clone(&self.permits).try_acquire_owned();
         let of_server =
             of_server.map_err(|_| exhausted("max-watches", format!("this server has its {} watches open (--max-watches)", self.max)))?;
@@ -87,8 +97,11 @@ impl Watches {
                 exhausted("max-watches-per-connection", text)
             })
         });
+        let permits = (of_server, of_connection.transpose()?);
+        let aged = admission.connection.as_ref().map(|connection| connection.aged.clone());
         metrics::gauge!("leadfold_watch_streams").increment(1.0);
-        Ok(Open { _permits: (of_server, of_connection.transpose()?) })
+        let open = Open { _permits: permits, hub: Arc::clone(&self.hub), aged: aged.unwrap_or_default() };
+        open.check().map(|()| open)
     }
 
     async fn watched(&self, lead_id: &str) -> Result<Watched, Status> {
@@ -104,17 +117,13 @@ impl Watches {
         let mut watched = self.watched(&request.lead_id).await?;
         let state = watched.state();
         let first = self.first_message(&watched, &state, request.after_version).await?;
-        let hub = Arc::clone(&self.hub);
         Ok(Box::pin(async_stream::try_stream! {
-            let _open = open;
             let (mut sent, mut generation) = (state.lead.version, state.generation);
             drop(state);
             yield Encoded(first);
             let mut heartbeat = Instant::now() + every;
             loop {
-                if hub.is_draining() {
-                    Err(draining())?;
-                }
+                open.check()?;
                 let state = watched.state();
                 if let Some(kind) = next_kind(&state, sent, generation) {
                     (sent, generation) = (state.lead.version, state.generation);
@@ -127,6 +136,7 @@ impl Watches {
                 drop(state);
                 tokio::select! {
                     () = watched.changed() => {}
+                    () = open.aged.cancelled() => {}
                     () = sleep_until(heartbeat) => {
                         if watched.is_current() {
                             yield Encoded(heartbeat_bytes(sent));
@@ -191,22 +201,16 @@ impl Watches {
             leads.scan().await?;
         }
         Ok(Box::pin(async_stream::try_stream! {
-            let _open = open;
-            let mut synced = false;
             let mut heartbeat = Instant::now() + every;
             loop {
-                if leads.watches.hub.is_draining() {
-                    Err(draining())?;
-                }
+                open.check()?;
                 if let Some(message) = leads.next().await? {
                     yield Encoded(message);
                     heartbeat = Instant::now() + every;
-                } else if !synced {
-                    synced = true;
-                    yield Encoded(api::WatchLeadsResponse { event: Some(api::watch_leads_response::Event::Synced(api::Synced {})) }.encode_to_vec().into());
                 } else {
                     tokio::select! {
                         () = leads.follower.wait() => {}
+                        () = open.aged.cancelled() => {}
                         () = sleep_until(heartbeat) => {
                             if leads.is_current() {
                                 yield Encoded(heartbeat_bytes(leads.greatest));
@@ -238,6 +242,7 @@ struct Leads {
     sent: HashMap<Arc<str>, (u64, u32)>,
     greatest: u64,
     skipped_initial: bool,
+    synced: bool,
 }
 
 impl Leads {
@@ -268,6 +273,7 @@ impl Leads {
             sent: HashMap::new(),
             greatest: 0,
             skipped_initial: false,
+            synced: false,
         })
     }
 
@@ -328,6 +334,10 @@ impl Leads {
             if self.scan_cursor.is_some() {
                 self.scan_page().await?;
                 continue;
+            }
+            // Before what has changed meanwhile: under load there would always be something.
+            if !std::mem::replace(&mut self.synced, true) {
+                return Ok(Some(synced_bytes()));
             }
             match self.follower.next() {
                 Some(Next::Lead(lead_id, state)) => {
@@ -405,6 +415,11 @@ fn heartbeat_interval(asked: Option<prost_types::Duration>) -> Result<Duration, 
 fn heartbeat_bytes(version: u64) -> Bytes {
     use api::watch_lead_response::Event;
     api::WatchLeadResponse { event: Some(Event::Heartbeat(api::Heartbeat { version })) }.encode_to_vec().into()
+}
+
+fn synced_bytes() -> Bytes {
+    use api::watch_leads_response::Event;
+    api::WatchLeadsResponse { event: Some(Event::Synced(api::Synced {})) }.encode_to_vec().into()
 }
 
 fn encoded(state: &State, kind: MessageKind) -> Bytes {

@@ -3,17 +3,24 @@
 //! One binary, so that it links once. Each module is one door of the house or one promise; `support` starts
 //! what they need. Most tests run on both stores: see [`support::on_both_stores`].
 
+mod aged;
 mod cli;
 mod conformance;
 mod grpcurl;
+mod history_checker;
 mod hostile;
+mod limits;
 mod lists;
 mod model;
 mod outage;
+mod polite_end;
 mod privacy;
 mod required;
 mod service;
+mod stalled;
 mod support;
+mod trimmed_feed;
 mod watch;
 mod watch_many;
+mod web;
 mod webhook;

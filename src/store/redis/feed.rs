@@ -20,7 +20,7 @@ const BLOCK: Duration = Duration::from_secs(1);
 const READ_TIMEOUT: Duration = Duration::from_secs(3);
 /// After news, how long the next read waits. A read that blocks on all streams costs Redis as much as several
 /// events do, so under load news comes in bundles; after a silence it comes at once.
-const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(2);
 /// Entries of one stream per read.
 const ENTRIES: usize = 1000;
 /// Waits between attempts to connect.
@@ -75,13 +75,13 @@ impl Reader {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(1))).set_response_timeout(Some(READ_TIMEOUT));
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
-        // After an interruption this may be another Redis, or one that lost what was told before.
-        let resumed = positions.is_some();
         let known = match positions {
             Some(known) => known,
             None => positions.insert(self.ends(&mut connection).await.map_err(fail)?),
         };
-        if resumed && self.tell(FeedEvent::Gap).await.is_err() {
+        // At the start a lead may have been read before the ends were; after an interruption this may be another
+        // Redis, or one that lost what was told before.
+        if self.tell(FeedEvent::Gap).await.is_err() {
             return Ok(Closed);
         }
         loop {

@@ -207,8 +207,44 @@ impl Server {
 
     /// Sends SIGTERM and does not wait.
     pub fn signal_termination(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().expect("kill");
-        assert!(sent.success(), "SIGTERM could not be sent");
+        self.signal("TERM");
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().expect("kill");
+        assert!(sent.success(), "SIG{name} could not be sent");
+    }
+
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Memory that it occupies, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the status of the server");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+    }
+
+    /// A metric without labels; 0 if it was never touched.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let answer = self.web.get(format!("http://{}/metrics", self.admin)).send().await.expect("an answer");
+        let text = answer.text().await.expect("the metrics");
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().expect("a number"))
+    }
+
+    /// Waits for a metric without labels to have a value.
+    pub async fn eventually_metric(&self, name: &str, expected: f64) {
+        let mut last = f64::NAN;
+        let deadline = Instant::now() + PATIENCE;
+        while last != expected {
+            assert!(Instant::now() < deadline, "{name} stays {last} instead of {expected}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            last = self.metric(name).await;
+        }
     }
 }
 

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use leadfold::api::lead_service_client::LeadServiceClient;
 use leadfold::api::watch_lead_response::Event as LeadEvent;
 use leadfold::api::watch_leads_response::Event as LeadsEvent;
-use leadfold::api::{LeadUpdate, WatchLeadRequest, WatchLeadResponse, WatchLeadsRequest, WatchLeadsResponse, watch_leads_request};
+use leadfold::api::{Lead, LeadUpdate, WatchLeadRequest, WatchLeadResponse, WatchLeadsRequest, WatchLeadsResponse, watch_leads_request};
+use tonic::transport::Channel;
 use tonic::{Status, Streaming};
+use tonic_types::StatusExt;
 
 use super::PATIENCE;
 use super::server::Server;
@@ -26,10 +29,20 @@ impl LeadWatch {
         Self(server.client().watch_lead(request).await.expect("the stream opens").into_inner())
     }
 
+    /// Opens one over a connection that may be refused it, or carry others too.
+    pub async fn over(channel: &Channel, lead_id: &str, after_version: u64) -> Result<Self, Status> {
+        let request = WatchLeadRequest { lead_id: lead_id.to_owned(), after_version, heartbeat_interval: None };
+        Ok(Self(LeadServiceClient::new(channel.clone()).watch_lead(request).await?.into_inner()))
+    }
+
+    /// The next message, or how the stream ended.
+    pub async fn try_next(&mut self) -> Result<LeadEvent, Status> {
+        Ok(next(&mut self.0).await?.event.expect("a message of a known kind"))
+    }
+
     /// The next message, which must come.
     pub async fn next(&mut self) -> LeadEvent {
-        let message = next(&mut self.0).await.expect("no error on the stream");
-        message.event.expect("a message of a known kind")
+        self.try_next().await.expect("no error on the stream")
     }
 
     /// The next message, which must be an update.
@@ -85,4 +98,19 @@ async fn next<T>(stream: &mut Streaming<T>) -> Result<T, Status> {
         Ok(message) => message?.ok_or_else(|| Status::ok("the stream has ended")),
         Err(_) => panic!("nothing on the stream within {PATIENCE:?}"),
     }
+}
+
+/// The version that a message of `WatchLead` speaks of.
+pub fn version(event: &LeadEvent) -> u64 {
+    let of = |lead: &Option<Lead>| lead.as_ref().expect("the lead").version;
+    match event {
+        LeadEvent::Snapshot(snapshot) => of(&snapshot.lead),
+        LeadEvent::Update(update) => of(&update.lead),
+        LeadEvent::Heartbeat(heartbeat) => heartbeat.version,
+    }
+}
+
+/// When a status says to come back.
+pub fn retry_delay(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
 }
