@@ -5,7 +5,7 @@
 //! which connections end politely, and rest when no file descriptor is left. hyper-util has the pieces; this
 //! puts them together.
 
-mod lingering;
+mod socket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -25,8 +25,6 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
-
-use lingering::Lingering;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -171,6 +169,8 @@ where
     let aged = CancellationToken::new();
     let watches =
         ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches, aged: aged.clone() };
+    let permits = Arc::clone(&watches.permits);
+    let crowded = || permits.available_permits() < settings.max_watches;
     let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(watches.clone());
         request
@@ -184,11 +184,12 @@ where
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(Lingering::from(stream)), TowerToHyperService::new(service)));
+    let (socket, outbox) = socket::split(stream);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)));
 
     let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
     let (result, grace) = tokio::select! {
-        result = connection.as_mut() => (Some(result), Duration::ZERO),
+        result = outbox.run(connection.as_mut(), crowded) => (Some(result), Duration::ZERO),
         () = shutdown.polite.cancelled() => (None, Duration::MAX),
         () = sleep(age) => (None, GRACE.min(age)),
     };
@@ -200,7 +201,7 @@ where
             if grace < Duration::MAX {
                 aged.cancel();
             }
-            let Ok(result) = timeout(grace, connection).await else {
+            let Ok(result) = timeout(grace, outbox.run(connection.as_mut(), crowded)).await else {
                 // What is left is not read, or has no end.
                 tracing::debug!(listener = settings.name, "a connection that has reached its age is dropped");
                 return;
