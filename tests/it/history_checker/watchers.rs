@@ -18,10 +18,16 @@ use tonic::{Code, Status, Streaming};
 
 use super::cluster::Instances;
 use super::known::{Known, Truth};
+use super::writers::Acknowledged;
 use crate::support::PATIENCE;
 
 /// How long a stream may take to the final state after everything is well.
 const FINAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// A heartbeat may trust a feed that was silent for 2.5 s.
+const HEARTBEAT_KNOWS_AFTER: Duration = Duration::from_secs(3);
+/// A message for which a reader has waited so long was not in some buffer before.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// Nothing is written or broken any more.
 #[derive(Clone)]
@@ -38,6 +44,8 @@ pub struct Observed {
     pub resumed: usize,
     messages: usize,
     heartbeats: usize,
+    /// Heartbeats that were held against what had been acknowledged.
+    pub proofs: usize,
     truncated: usize,
     pub stalls: usize,
     /// From the end of all trouble to the final state.
@@ -51,6 +59,7 @@ impl AddAssign for Observed {
         self.resumed += other.resumed;
         self.messages += other.messages;
         self.heartbeats += other.heartbeats;
+        self.proofs += other.proofs;
         self.truncated += other.truncated;
         self.stalls += other.stalls;
         self.slowest = self.slowest.max(other.slowest);
@@ -59,8 +68,11 @@ impl AddAssign for Observed {
 
 impl fmt::Display for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { known, streams, resumed, messages, heartbeats, truncated, stalls, slowest } = self;
-        write!(f, "{streams} streams, {resumed} of them resumed, {stalls} stalls; {messages} messages and {heartbeats} heartbeats, ")?;
+        let Self { known, streams, resumed, messages, heartbeats, proofs, truncated, stalls, slowest } = self;
+        write!(
+            f,
+            "{streams} streams, {resumed} of them resumed, {stalls} stalls; {messages} messages and {heartbeats} heartbeats ({proofs} fresh), "
+        )?;
         write!(
             f,
             "{truncated} with changes truncated; {} histories of leads checked; the last stream was final after {slowest:?}",
@@ -73,6 +85,9 @@ pub struct Watcher {
     instances: Instances,
     rng: StdRng,
     settled: watch::Receiver<Option<Settled>>,
+    acknowledged: Acknowledged,
+    /// How long the last message was waited for.
+    waited: Duration,
     observed: Observed,
 }
 
@@ -95,8 +110,8 @@ enum Next<T> {
 }
 
 impl Watcher {
-    pub fn new(instances: Instances, rng: StdRng, settled: watch::Receiver<Option<Settled>>) -> Self {
-        Self { instances, rng, settled, observed: Observed::default() }
+    pub fn new(instances: Instances, rng: StdRng, settled: watch::Receiver<Option<Settled>>, acknowledged: Acknowledged) -> Self {
+        Self { instances, rng, settled, acknowledged, waited: Duration::ZERO, observed: Observed::default() }
     }
 
     /// Opens a stream somewhere, sooner or later.
@@ -132,6 +147,7 @@ impl Watcher {
             let _ = tokio::time::timeout(long, self.settled.changed()).await;
             return Next::Look;
         }
+        let began = Instant::now();
         let message = match &settled {
             // Heartbeats come every second: such silence means that it will not be told.
             Some(settled) => {
@@ -144,6 +160,7 @@ impl Watcher {
                 () = tokio::time::sleep_until(open.leave.into()) => return Next::End,
             },
         };
+        self.waited = began.elapsed();
         match message {
             Ok(Some(message)) => Next::Message(message),
             Ok(None) => panic!("a watch has ended without a status"),
@@ -152,6 +169,20 @@ impl Watcher {
                 assert!(went || open.may_end && status.code() == Code::Unavailable, "a stream was cut off: {status:?}");
                 Next::End
             }
+        }
+    }
+
+    /// After a heartbeat: nothing is missing that was acknowledged a while ago.
+    fn prove<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, leads: &[String]) {
+        self.observed.heartbeats += 1;
+        if self.waited < FRESH {
+            return;
+        }
+        self.observed.proofs += 1;
+        for lead_id in leads {
+            let version = known(lead_id).map_or(0, Known::version);
+            let acknowledged = self.acknowledged.before(lead_id, HEARTBEAT_KNOWS_AFTER);
+            assert!(version >= acknowledged, "a heartbeat at {version}, and {acknowledged} was acknowledged long before");
         }
     }
 
@@ -210,8 +241,8 @@ impl Watcher {
                                 known.update(update);
                             }
                             LeadEvent::Heartbeat(heartbeat) => {
-                                self.observed.heartbeats += 1;
                                 assert_eq!(heartbeat.version, known.version());
+                                self.prove(|_| Some(&known), &of);
                             }
                         }
                         proven = true;
@@ -233,7 +264,7 @@ impl Watcher {
     }
 
     /// `WatchLeads`, begun again and again.
-    pub async fn follow_leads(mut self, workspace_id: String, named: Option<Vec<String>>) -> Observed {
+    pub async fn follow_leads(mut self, workspace_id: String, leads: Arc<[String]>, named: Option<Vec<String>>) -> Observed {
         loop {
             let skip_initial = self.settled.borrow().is_none() && self.rng.random_ratio(1, 4);
             let scope = match &named {
@@ -268,9 +299,11 @@ impl Watcher {
                             known.entry(lead_id).or_default().update(update);
                         }
                         LeadsEvent::Heartbeat(heartbeat) => {
-                            self.observed.heartbeats += 1;
                             let greatest = known.values().map(Known::version).max();
                             assert!(synced && (skip_initial || Some(heartbeat.version) == greatest), "{heartbeat:?}, {greatest:?}");
+                            if !skip_initial {
+                                self.prove(|lead_id| known.get(lead_id), named.as_deref().unwrap_or(&leads));
+                            }
                         }
                         LeadsEvent::Synced(_) => assert!(!std::mem::replace(&mut synced, true), "synced twice"),
                     },
