@@ -24,8 +24,10 @@ use crate::support::PATIENCE;
 /// How long a stream may take to the final state after everything is well.
 const FINAL_WITHIN: Duration = Duration::from_secs(5);
 
-/// A heartbeat may trust a feed that was silent for 2.5 s.
-const HEARTBEAT_KNOWS_AFTER: Duration = Duration::from_secs(3);
+/// How long ago something was acknowledged that a heartbeat must know of: it may trust a feed that was silent for
+/// 2.5 s. The other is for when nothing has broken for a while.
+const KNOWN_AFTER: Duration = Duration::from_secs(3);
+const KNOWN_AFTER_IN_CALM: Duration = Duration::from_millis(1500);
 /// A message for which a reader has waited so long was not in some buffer before.
 const FRESH: Duration = Duration::from_millis(200);
 
@@ -179,9 +181,11 @@ impl Watcher {
             return;
         }
         self.observed.proofs += 1;
+        let is_calm = self.instances.calm() > KNOWN_AFTER;
+        let after = if is_calm { KNOWN_AFTER_IN_CALM } else { KNOWN_AFTER };
         for lead_id in leads {
             let version = known(lead_id).map_or(0, Known::version);
-            let acknowledged = self.acknowledged.before(lead_id, HEARTBEAT_KNOWS_AFTER);
+            let acknowledged = self.acknowledged.before(lead_id, after);
             assert!(version >= acknowledged, "a heartbeat at {version}, and {acknowledged} was acknowledged long before");
         }
     }
