@@ -36,23 +36,30 @@ async fn no_stream_misses_repeats_or_reorders_anything_whatever_breaks() {
     let mut fork = move || StdRng::seed_from_u64(rng.random());
 
     let mut cluster = Cluster::start(3);
-    let workspace_id = fresh_id();
+    let workspaces = [fresh_id(), fresh_id()];
     let leads: Arc<[String]> = (0..LEADS).map(|_| fresh_id()).collect();
     let acknowledged = Acknowledged::default();
     let written_out = CancellationToken::new();
     let writers: Vec<_> = (0..WRITERS)
-        .map(|number| Writer::new(number, cluster.instances(), &leads, &workspace_id, acknowledged.clone(), fork()))
+        .map(|number| Writer::new(number, cluster.instances(), &leads, &workspaces, acknowledged.clone(), fork()))
         .map(|writer| tokio::spawn(writer.run(written_out.clone())))
         .collect();
     let (settle, settled) = watch::channel(None);
     let watcher = |rng| Watcher::new(cluster.instances(), rng, settled.clone(), acknowledged.clone());
     let mut watchers = Vec::new();
+    let [restless, steady]: [Arc<[String]>; 2] = [leads[..LEADS / 2].into(), leads[LEADS / 2..].into()];
     for number in 0..LEAD_WATCHERS {
-        watchers.push(tokio::spawn(watcher(fork()).follow_lead(leads[number % LEADS].clone())));
+        watchers.push(tokio::spawn(watcher(fork()).follow_lead(restless[number % restless.len()].clone())));
     }
     for number in 0..LEADS_WATCHERS {
-        let named = (number % 2 == 0).then(|| leads.iter().skip(number / 2).cloned().collect());
-        watchers.push(tokio::spawn(watcher(fork()).follow_leads(workspace_id.clone(), Arc::clone(&leads), named)));
+        let named = (number % 2 == 0).then(|| restless.iter().skip(number / 2).cloned().collect());
+        watchers.push(tokio::spawn(watcher(fork()).follow_leads(workspaces[0].clone(), Arc::clone(&restless), named)));
+    }
+    for lead_id in &*steady {
+        watchers.push(tokio::spawn(watcher(fork()).steady().follow_lead(lead_id.clone())));
+    }
+    for named in [None, None, Some(steady.to_vec())] {
+        watchers.push(tokio::spawn(watcher(fork()).steady().follow_leads(workspaces[1].clone(), Arc::clone(&steady), named)));
     }
 
     let faults = cluster.break_things(&mut fork(), Duration::from_secs(seconds)).await;

@@ -88,6 +88,8 @@ pub struct Watcher {
     rng: StdRng,
     settled: watch::Receiver<Option<Settled>>,
     acknowledged: Acknowledged,
+    /// Neither leaves nor stalls.
+    steady: bool,
     /// How long the last message was waited for.
     waited: Duration,
     observed: Observed,
@@ -113,7 +115,12 @@ enum Next<T> {
 
 impl Watcher {
     pub fn new(instances: Instances, rng: StdRng, settled: watch::Receiver<Option<Settled>>, acknowledged: Acknowledged) -> Self {
-        Self { instances, rng, settled, acknowledged, waited: Duration::ZERO, observed: Observed::default() }
+        Self { instances, rng, settled, acknowledged, steady: false, waited: Duration::ZERO, observed: Observed::default() }
+    }
+
+    /// One that stays: what it is not told of, no stream that others open makes the server notice.
+    pub fn steady(self) -> Self {
+        Self { steady: true, ..self }
     }
 
     /// Opens a stream somewhere, sooner or later.
@@ -128,7 +135,8 @@ impl Watcher {
             match call(instance.client(window)).await {
                 Ok(response) => {
                     self.observed.streams += 1;
-                    let leave = Instant::now() + Duration::from_millis(self.rng.random_range(100..4000));
+                    let long = if self.steady { 1_000_000_000 } else { self.rng.random_range(100..4000) };
+                    let leave = Instant::now() + Duration::from_millis(long);
                     return Open { stream: response.into_inner(), instance: number, run: instance.run, leave, may_end };
                 }
                 Err(status) => {
@@ -143,7 +151,7 @@ impl Watcher {
 
     async fn next<T>(&mut self, open: &mut Open<T>) -> Next<T> {
         let settled = self.settled.borrow_and_update().clone();
-        if settled.is_none() && self.rng.random_ratio(1, 30) {
+        if settled.is_none() && !self.steady && self.rng.random_ratio(1, 30) {
             self.observed.stalls += 1;
             let long = Duration::from_millis(self.rng.random_range(50..1500));
             let _ = tokio::time::timeout(long, self.settled.changed()).await;
@@ -191,9 +199,9 @@ impl Watcher {
     }
 
     /// Whether everything is known, checked and in time.
-    fn is_final<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, of: Option<&[String]>) -> bool {
+    fn is_final<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, of: &[String]) -> bool {
         let Some(Settled { at, truth }) = self.settled.borrow().clone() else { return false };
-        let wanted = truth.leads().filter(|lead| of.is_none_or(|of| of.contains(&lead.lead_id)));
+        let wanted = truth.leads().filter(|lead| of.contains(&lead.lead_id));
         for lead in wanted {
             let version = known(&lead.lead_id).map_or(0, Known::version);
             assert!(version <= lead.version, "{version} was told, and {} is the last", lead.version);
@@ -254,7 +262,7 @@ impl Watcher {
                     Next::End => break,
                     Next::Look => {}
                 }
-                if proven && self.is_final(|_| Some(&known), Some(&of)) {
+                if proven && self.is_final(|_| Some(&known), &of) {
                     self.expect_heartbeat(&mut open, |message| match message.event {
                         Some(LeadEvent::Heartbeat(heartbeat)) => heartbeat.version == known.version(),
                         _ => false,
@@ -270,7 +278,7 @@ impl Watcher {
     /// `WatchLeads`, begun again and again.
     pub async fn follow_leads(mut self, workspace_id: String, leads: Arc<[String]>, named: Option<Vec<String>>) -> Observed {
         loop {
-            let skip_initial = self.settled.borrow().is_none() && self.rng.random_ratio(1, 4);
+            let skip_initial = !self.steady && self.settled.borrow().is_none() && self.rng.random_ratio(1, 4);
             let scope = match &named {
                 Some(ids) => Scope::LeadIds(LeadIds { ids: ids.clone() }),
                 None => Scope::WorkspaceId(workspace_id.clone()),
@@ -318,7 +326,7 @@ impl Watcher {
                 if skip_initial && self.settled.borrow().is_some() {
                     break;
                 }
-                if synced && self.is_final(|lead_id| known.get(lead_id), named.as_deref()) {
+                if synced && self.is_final(|lead_id| known.get(lead_id), named.as_deref().unwrap_or(&leads)) {
                     let greatest = known.values().map(Known::version).max().unwrap_or_default();
                     self.expect_heartbeat(&mut open, |message| match message.event {
                         Some(LeadsEvent::Heartbeat(heartbeat)) => heartbeat.version == greatest,

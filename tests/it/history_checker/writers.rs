@@ -16,13 +16,16 @@ use super::cluster::Instances;
 use crate::support::events::{failed, message, message_with_document, retried};
 use crate::support::server::WEBHOOK;
 
+/// Half of them are in one workspace, half in another.
 pub const LEADS: usize = 12;
 /// For so long a lead is written to or left alone: only of one that is left alone heartbeats tell.
 const SLOT: Duration = Duration::from_millis(1500);
 
 /// When each lead's versions were acknowledged.
 #[derive(Clone, Default)]
-pub struct Acknowledged(Arc<Mutex<HashMap<String, Vec<(Instant, u64)>>>>);
+pub struct Acknowledged(Arc<Mutex<ByLead>>);
+
+type ByLead = HashMap<String, Vec<(Instant, u64)>>;
 
 impl Acknowledged {
     fn add(&self, lead_id: &str, version: u64) {
@@ -66,7 +69,7 @@ pub struct Writer {
     number: usize,
     instances: Instances,
     leads: Arc<[String]>,
-    workspace_id: String,
+    workspaces: [String; 2],
     rng: StdRng,
     web: reqwest::Client,
     acknowledged: Acknowledged,
@@ -79,13 +82,13 @@ impl Writer {
         number: usize,
         instances: Instances,
         leads: &Arc<[String]>,
-        workspace_id: &str,
+        workspaces: &[String; 2],
         acknowledged: Acknowledged,
         rng: StdRng,
     ) -> Self {
         let web = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("an HTTP client");
-        let (leads, workspace_id) = (Arc::clone(leads), workspace_id.to_owned());
-        Self { number, instances, leads, workspace_id, rng, web, acknowledged, began: Instant::now(), written: Written::default() }
+        let (leads, workspaces) = (Arc::clone(leads), workspaces.clone());
+        Self { number, instances, leads, workspaces, rng, web, acknowledged, began: Instant::now(), written: Written::default() }
     }
 
     pub async fn run(mut self, end: CancellationToken) -> Written {
@@ -110,7 +113,7 @@ impl Writer {
                 events.extend(events.clone());
             }
             for event in &mut events {
-                event["workspaceId"] = json!(self.workspace_id);
+                event["workspaceId"] = json!(self.workspaces[lead / (LEADS / 2)]);
                 self.post(&lead_id, event).await;
             }
             self.written.activities.entry(lead_id).or_default().insert(action_id);
