@@ -326,7 +326,7 @@ impl Leads {
         loop {
             if let Some(lead_id) = self.scan.pop_front() {
                 let state = self.state(&lead_id).await?;
-                if let Some(message) = self.message(&lead_id.into(), &state) {
+                if let Some(message) = self.message(&lead_id.into(), &state, None) {
                     return Ok(Some(message));
                 }
                 continue;
@@ -340,8 +340,8 @@ impl Leads {
                 return Ok(Some(synced_bytes()));
             }
             match self.follower.next() {
-                Some(Next::Lead(lead_id, state)) => {
-                    if let Some(message) = self.message(&lead_id, &state) {
+                Some(Next::Lead(lead_id, state, since)) => {
+                    if let Some(message) = self.message(&lead_id, &state, since) {
                         return Ok(Some(message));
                     }
                 }
@@ -358,13 +358,14 @@ impl Leads {
         }
     }
 
-    /// What to tell of a state, after what was told of its lead before.
-    fn message(&mut self, lead_id: &Arc<str>, state: &State) -> Option<Bytes> {
+    /// What to tell of a state, after what was told of its lead before. `since`: the version before it changed.
+    fn message(&mut self, lead_id: &Arc<str>, state: &State, since: Option<u64>) -> Option<Bytes> {
         let version = state.lead.version;
         let kind = match self.sent.get(lead_id) {
             // Of a lead that does not exist there is nothing to tell, unless it was asked for by name.
             None if version == 0 && self.workspace_id.is_some() => return None,
-            None if self.skipped_initial && state.known_since() > 0 => MessageKind::Update(state.known_since()),
+            // If nobody knows since when: not all that has changed is told, and the message says so.
+            None if self.skipped_initial && since != Some(0) => MessageKind::Update(since.unwrap_or(0)),
             None => snapshot(SnapshotReason::Initial),
             // A state that was read anew, after nobody had watched the lead for a while.
             Some((sent, _)) if version < *sent => snapshot(match state.reset {

@@ -253,7 +253,8 @@ pub struct Follower {
 
 #[derive(Debug, Default)]
 struct Pending {
-    topics: HashMap<Arc<str>, Arc<Topic>>,
+    /// Each with the version before its first change that was not looked at, if that is known.
+    topics: HashMap<Arc<str>, (Arc<Topic>, Option<u64>)>,
     order: std::collections::VecDeque<Arc<str>>,
     rescan: bool,
 }
@@ -261,14 +262,14 @@ struct Pending {
 /// What a follower has to look at next.
 #[derive(Debug)]
 pub enum Next {
-    /// This lead has changed.
-    Lead(Arc<str>, Arc<State>),
+    /// This lead has changed, since this version if that is known.
+    Lead(Arc<str>, Arc<State>, Option<u64>),
     /// Any lead may have changed.
     Rescan,
 }
 
 impl Follower {
-    pub(super) fn push(&self, topic: &Arc<Topic>) {
+    pub(super) fn push(&self, topic: &Arc<Topic>, since: Option<u64>) {
         let mut pending = lock(&self.pending);
         if pending.rescan || pending.topics.contains_key(&topic.lead_id) {
             metrics::counter!("leadfold_watch_conflations_total").increment(1);
@@ -278,7 +279,7 @@ impl Follower {
             *pending = Pending { rescan: true, ..Pending::default() };
         } else {
             pending.order.push_back(Arc::clone(&topic.lead_id));
-            pending.topics.insert(Arc::clone(&topic.lead_id), Arc::clone(topic));
+            pending.topics.insert(Arc::clone(&topic.lead_id), (Arc::clone(topic), since));
         }
         drop(pending);
         self.notify.notify_one();
@@ -301,10 +302,10 @@ impl Follower {
             return Some(Next::Rescan);
         }
         let lead_id = pending.order.pop_front()?;
-        let topic = pending.topics.remove(&lead_id)?;
+        let (topic, since) = pending.topics.remove(&lead_id)?;
         drop(pending);
         let state = topic.state()?;
-        Some(Next::Lead(lead_id, state))
+        Some(Next::Lead(lead_id, state, since))
     }
 
     /// Waits until there may be something to look at, or all streams end.

@@ -123,11 +123,6 @@ impl State {
         (changes, version >= self.complete_after)
     }
 
-    /// The version since which every change is known.
-    pub const fn known_since(&self) -> u64 {
-        self.complete_after
-    }
-
     /// The message of a kind, encoded by the first that asks for it.
     pub fn encoded(&self, kind: MessageKind, encode: impl FnOnce() -> Bytes) -> Bytes {
         // The lock is held while encoding: 10,000 watchers would else do it at the same time.

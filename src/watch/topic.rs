@@ -129,7 +129,7 @@ impl Topic {
             self.state.send_replace(Some(Arc::new(state)));
             let followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner).clone();
             for follower in followers.into_iter().chain(shared.followers_of(&workspace_id)).filter_map(|follower| follower.upgrade()) {
-                follower.push(self);
+                follower.push(self, since);
             }
         }
         true

@@ -77,8 +77,9 @@ async fn a_client_that_comes_back_has_missed_nothing() {
                 }
                 Err(status) => {
                     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
-                    // The same client: it has noticed that it must connect again.
-                    watch = LeadWatch::over(&reading, &of, known).await.expect("the stream opens again at once");
+                    // The same client, when it was told to: it has noticed by then that it must connect again.
+                    tokio::time::sleep(retry_delay(&status).expect("when to come back")).await;
+                    watch = LeadWatch::over(&reading, &of, known).await.expect("the stream opens again");
                     streams += 1;
                     if streams == 3 {
                         end.cancel();
@@ -88,7 +89,7 @@ async fn a_client_that_comes_back_has_missed_nothing() {
         }
     });
     let mut written = Vec::new();
-    while !written_out.is_cancelled() {
+    while !written_out.is_cancelled() && !reader.is_finished() {
         written.push(format!("a{}", written.len()));
         server.apply(&message(&lead_id, written.last().expect("one"), SAMPLE_TIME)).await;
         tokio::time::sleep(Duration::from_millis(20)).await;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::cluster::Cluster;
 use self::known::Truth;
 use self::watchers::{Observed, Settled, Watcher};
-use self::writers::{LEADS, Writer};
+use self::writers::{Acknowledged, LEADS, Writer};
 use crate::support::{eventually, fresh_id};
 
 const WRITERS: usize = 4;
@@ -36,22 +36,30 @@ async fn no_stream_misses_repeats_or_reorders_anything_whatever_breaks() {
     let mut fork = move || StdRng::seed_from_u64(rng.random());
 
     let mut cluster = Cluster::start(3);
-    let workspace_id = fresh_id();
+    let workspaces = [fresh_id(), fresh_id()];
     let leads: Arc<[String]> = (0..LEADS).map(|_| fresh_id()).collect();
+    let acknowledged = Acknowledged::default();
     let written_out = CancellationToken::new();
     let writers: Vec<_> = (0..WRITERS)
-        .map(|number| Writer::new(number, cluster.instances(), &leads, &workspace_id, fork()))
+        .map(|number| Writer::new(number, cluster.instances(), &leads, &workspaces, acknowledged.clone(), fork()))
         .map(|writer| tokio::spawn(writer.run(written_out.clone())))
         .collect();
     let (settle, settled) = watch::channel(None);
-    let watcher = |rng| Watcher::new(cluster.instances(), rng, settled.clone());
+    let watcher = |rng| Watcher::new(cluster.instances(), rng, settled.clone(), acknowledged.clone());
     let mut watchers = Vec::new();
+    let [restless, steady]: [Arc<[String]>; 2] = [leads[..LEADS / 2].into(), leads[LEADS / 2..].into()];
     for number in 0..LEAD_WATCHERS {
-        watchers.push(tokio::spawn(watcher(fork()).follow_lead(leads[number % LEADS].clone())));
+        watchers.push(tokio::spawn(watcher(fork()).follow_lead(restless[number % restless.len()].clone())));
     }
     for number in 0..LEADS_WATCHERS {
-        let named = (number % 2 == 0).then(|| leads.iter().skip(number / 2).cloned().collect());
-        watchers.push(tokio::spawn(watcher(fork()).follow_leads(workspace_id.clone(), named)));
+        let named = (number % 2 == 0).then(|| restless.iter().skip(number / 2).cloned().collect());
+        watchers.push(tokio::spawn(watcher(fork()).follow_leads(workspaces[0].clone(), Arc::clone(&restless), named)));
+    }
+    for lead_id in &*steady {
+        watchers.push(tokio::spawn(watcher(fork()).steady().follow_lead(lead_id.clone())));
+    }
+    for named in [None, None, Some(steady.to_vec())] {
+        watchers.push(tokio::spawn(watcher(fork()).steady().follow_leads(workspaces[1].clone(), Arc::clone(&steady), named)));
     }
 
     let faults = cluster.break_things(&mut fork(), Duration::from_secs(seconds)).await;
@@ -76,5 +84,5 @@ async fn no_stream_misses_repeats_or_reorders_anything_whatever_breaks() {
         truth.check(known);
     }
     println!("{seconds} s, {written}; {observed}; {faults}");
-    assert!(observed.resumed > 0 && observed.stalls > 0, "the run was too short to prove anything");
+    assert!(observed.resumed > 0 && observed.stalls > 0 && observed.proofs > 0, "the run was too short to prove anything");
 }

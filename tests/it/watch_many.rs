@@ -7,7 +7,7 @@ use leadfold::api::{DeleteLeadRequest, LeadIds, SnapshotReason};
 use crate::support::events::{SAMPLE_TIME, WORKSPACE, lead_created, message};
 use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server, WEBHOOK};
-use crate::support::watching::LeadsWatch;
+use crate::support::watching::{LeadWatch, LeadsWatch};
 use crate::support::{Setup, on_both_stores};
 
 on_both_stores!(
@@ -15,6 +15,7 @@ on_both_stores!(
     a_workspace_that_is_empty_is_synced_at_once,
     leads_that_are_born_move_and_die_are_told,
     initial_snapshots_can_be_skipped,
+    what_happened_before_is_not_told_when_initial_snapshots_are_skipped,
     named_leads_need_not_exist_yet,
 );
 
@@ -67,6 +68,22 @@ async fn initial_snapshots_can_be_skipped(server: Setup) {
     let version = server.apply(&message("old", "a2", SAMPLE_TIME)).await;
     let (lead_id, told, _) = told(watch.next().await);
     assert_eq!((&*lead_id, told), ("old", version));
+}
+
+async fn what_happened_before_is_not_told_when_initial_snapshots_are_skipped(server: Setup) {
+    // Another reader, for whom the server keeps at hand what has happened.
+    let mut other = LeadWatch::open(&server, "old", 0).await;
+    other.next().await;
+    for number in 0..3 {
+        server.apply(&message("old", &format!("a{number}"), SAMPLE_TIME)).await;
+    }
+    while other.next_update().await.lead.expect("the lead").activity_counts[0].count < 3 {}
+    let mut watch = LeadsWatch::open(&server, workspace(), true).await;
+    assert_eq!(watch.initial().await, []);
+    let version = server.apply(&message("old", "a3", SAMPLE_TIME)).await;
+    let Event::Update(update) = watch.next().await else { panic!("not an update") };
+    let versions: Vec<u64> = update.changes.iter().map(|change| change.version).collect();
+    assert_eq!((versions, update.changes_truncated), (vec![version], false));
 }
 
 async fn named_leads_need_not_exist_yet(server: Setup) {

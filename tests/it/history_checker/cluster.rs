@@ -34,20 +34,29 @@ impl Instance {
 
 /// All instances, as they are now.
 #[derive(Clone)]
-pub struct Instances(Arc<Mutex<Vec<Instance>>>);
+pub struct Instances {
+    all: Arc<Mutex<Vec<Instance>>>,
+    /// When something broke last; `None`: just now.
+    trouble: Arc<Mutex<Option<Instant>>>,
+}
 
 impl Instances {
     pub fn get(&self, number: usize) -> Instance {
-        self.0.lock().expect("the instances")[number].clone()
+        self.all.lock().expect("the instances")[number].clone()
     }
 
     pub fn any(&self, rng: &mut StdRng) -> (usize, Instance) {
-        let number = rng.random_range(0..self.0.lock().expect("the instances").len());
+        let number = rng.random_range(0..self.all.lock().expect("the instances").len());
         (number, self.get(number))
     }
 
+    /// For how long nothing has been broken.
+    pub fn calm(&self) -> Duration {
+        self.trouble.lock().expect("the trouble").map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
     fn set(&self, number: usize, change: impl FnOnce(&mut Instance)) {
-        let instance = &mut self.0.lock().expect("the instances")[number];
+        let instance = &mut self.all.lock().expect("the instances")[number];
         instance.run += 1;
         change(instance);
     }
@@ -59,6 +68,9 @@ pub struct Cluster {
     redis: RedisServer,
     dirs: Vec<TempDir>,
 }
+
+/// How long nothing breaks after each thing has: every reconnect repairs what was overlooked before.
+const CALM: Duration = Duration::from_secs(6);
 
 #[derive(Clone, Copy)]
 enum Fault {
@@ -90,7 +102,12 @@ impl Cluster {
         let servers: Vec<_> = dirs.iter().map(|dir| Server::start(&Options::on(&redis).data_dir(dir.path()))).collect();
         let instances = servers.iter().map(|server| Instance { http: server.http.clone(), grpc: server.grpc.clone(), run: 0 }).collect();
         let servers = servers.into_iter().map(Some).collect();
-        Self { servers, instances: Instances(Arc::new(Mutex::new(instances))), redis, dirs }
+        Self {
+            servers,
+            instances: Instances { all: Arc::new(Mutex::new(instances)), trouble: Arc::new(Mutex::new(Some(Instant::now()))) },
+            redis,
+            dirs,
+        }
     }
 
     pub fn instances(&self) -> Instances {
@@ -115,8 +132,14 @@ impl Cluster {
                 next.shuffle(rng);
             }
             let fault = next.pop().expect("one of them");
+            let trouble = Arc::clone(&self.instances.trouble);
+            *trouble.lock().expect("the trouble") = None;
             // What follows waits for processes.
             tokio::task::block_in_place(|| self.break_one(fault, rng, &mut faults));
+            *trouble.lock().expect("the trouble") = Some(Instant::now());
+            if next.is_empty() {
+                tokio::time::sleep(CALM.min(long.saturating_sub(began.elapsed()))).await;
+            }
         }
     }
 

@@ -18,10 +18,18 @@ use tonic::{Code, Status, Streaming};
 
 use super::cluster::Instances;
 use super::known::{Known, Truth};
+use super::writers::Acknowledged;
 use crate::support::PATIENCE;
 
 /// How long a stream may take to the final state after everything is well.
 const FINAL_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long ago something was acknowledged that a heartbeat must know of: it may trust a feed that was silent for
+/// 2.5 s. The other is for when nothing has broken for a while.
+const KNOWN_AFTER: Duration = Duration::from_secs(3);
+const KNOWN_AFTER_IN_CALM: Duration = Duration::from_millis(1500);
+/// A message for which a reader has waited so long was not in some buffer before.
+const FRESH: Duration = Duration::from_millis(200);
 
 /// Nothing is written or broken any more.
 #[derive(Clone)]
@@ -38,6 +46,8 @@ pub struct Observed {
     pub resumed: usize,
     messages: usize,
     heartbeats: usize,
+    /// Heartbeats that were held against what had been acknowledged.
+    pub proofs: usize,
     truncated: usize,
     pub stalls: usize,
     /// From the end of all trouble to the final state.
@@ -51,6 +61,7 @@ impl AddAssign for Observed {
         self.resumed += other.resumed;
         self.messages += other.messages;
         self.heartbeats += other.heartbeats;
+        self.proofs += other.proofs;
         self.truncated += other.truncated;
         self.stalls += other.stalls;
         self.slowest = self.slowest.max(other.slowest);
@@ -59,8 +70,11 @@ impl AddAssign for Observed {
 
 impl fmt::Display for Observed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { known, streams, resumed, messages, heartbeats, truncated, stalls, slowest } = self;
-        write!(f, "{streams} streams, {resumed} of them resumed, {stalls} stalls; {messages} messages and {heartbeats} heartbeats, ")?;
+        let Self { known, streams, resumed, messages, heartbeats, proofs, truncated, stalls, slowest } = self;
+        write!(
+            f,
+            "{streams} streams, {resumed} of them resumed, {stalls} stalls; {messages} messages and {heartbeats} heartbeats ({proofs} fresh), "
+        )?;
         write!(
             f,
             "{truncated} with changes truncated; {} histories of leads checked; the last stream was final after {slowest:?}",
@@ -73,6 +87,11 @@ pub struct Watcher {
     instances: Instances,
     rng: StdRng,
     settled: watch::Receiver<Option<Settled>>,
+    acknowledged: Acknowledged,
+    /// Neither leaves nor stalls.
+    steady: bool,
+    /// How long the last message was waited for.
+    waited: Duration,
     observed: Observed,
 }
 
@@ -95,8 +114,13 @@ enum Next<T> {
 }
 
 impl Watcher {
-    pub fn new(instances: Instances, rng: StdRng, settled: watch::Receiver<Option<Settled>>) -> Self {
-        Self { instances, rng, settled, observed: Observed::default() }
+    pub fn new(instances: Instances, rng: StdRng, settled: watch::Receiver<Option<Settled>>, acknowledged: Acknowledged) -> Self {
+        Self { instances, rng, settled, acknowledged, steady: false, waited: Duration::ZERO, observed: Observed::default() }
+    }
+
+    /// One that stays: what it is not told of, no stream that others open makes the server notice.
+    pub fn steady(self) -> Self {
+        Self { steady: true, ..self }
     }
 
     /// Opens a stream somewhere, sooner or later.
@@ -111,7 +135,8 @@ impl Watcher {
             match call(instance.client(window)).await {
                 Ok(response) => {
                     self.observed.streams += 1;
-                    let leave = Instant::now() + Duration::from_millis(self.rng.random_range(100..4000));
+                    let long = if self.steady { 1_000_000_000 } else { self.rng.random_range(100..4000) };
+                    let leave = Instant::now() + Duration::from_millis(long);
                     return Open { stream: response.into_inner(), instance: number, run: instance.run, leave, may_end };
                 }
                 Err(status) => {
@@ -126,12 +151,13 @@ impl Watcher {
 
     async fn next<T>(&mut self, open: &mut Open<T>) -> Next<T> {
         let settled = self.settled.borrow_and_update().clone();
-        if settled.is_none() && self.rng.random_ratio(1, 30) {
+        if settled.is_none() && !self.steady && self.rng.random_ratio(1, 30) {
             self.observed.stalls += 1;
             let long = Duration::from_millis(self.rng.random_range(50..1500));
             let _ = tokio::time::timeout(long, self.settled.changed()).await;
             return Next::Look;
         }
+        let began = Instant::now();
         let message = match &settled {
             // Heartbeats come every second: such silence means that it will not be told.
             Some(settled) => {
@@ -144,6 +170,7 @@ impl Watcher {
                 () = tokio::time::sleep_until(open.leave.into()) => return Next::End,
             },
         };
+        self.waited = began.elapsed();
         match message {
             Ok(Some(message)) => Next::Message(message),
             Ok(None) => panic!("a watch has ended without a status"),
@@ -155,10 +182,26 @@ impl Watcher {
         }
     }
 
+    /// After a heartbeat: nothing is missing that was acknowledged a while ago.
+    fn prove<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, leads: &[String]) {
+        self.observed.heartbeats += 1;
+        if self.waited < FRESH {
+            return;
+        }
+        self.observed.proofs += 1;
+        let is_calm = self.instances.calm() > KNOWN_AFTER;
+        let after = if is_calm { KNOWN_AFTER_IN_CALM } else { KNOWN_AFTER };
+        for lead_id in leads {
+            let version = known(lead_id).map_or(0, Known::version);
+            let acknowledged = self.acknowledged.before(lead_id, after);
+            assert!(version >= acknowledged, "a heartbeat at {version}, and {acknowledged} was acknowledged long before");
+        }
+    }
+
     /// Whether everything is known, checked and in time.
-    fn is_final<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, of: Option<&[String]>) -> bool {
+    fn is_final<'a>(&mut self, known: impl Fn(&str) -> Option<&'a Known>, of: &[String]) -> bool {
         let Some(Settled { at, truth }) = self.settled.borrow().clone() else { return false };
-        let wanted = truth.leads().filter(|lead| of.is_none_or(|of| of.contains(&lead.lead_id)));
+        let wanted = truth.leads().filter(|lead| of.contains(&lead.lead_id));
         for lead in wanted {
             let version = known(&lead.lead_id).map_or(0, Known::version);
             assert!(version <= lead.version, "{version} was told, and {} is the last", lead.version);
@@ -210,8 +253,8 @@ impl Watcher {
                                 known.update(update);
                             }
                             LeadEvent::Heartbeat(heartbeat) => {
-                                self.observed.heartbeats += 1;
                                 assert_eq!(heartbeat.version, known.version());
+                                self.prove(|_| Some(&known), &of);
                             }
                         }
                         proven = true;
@@ -219,7 +262,7 @@ impl Watcher {
                     Next::End => break,
                     Next::Look => {}
                 }
-                if proven && self.is_final(|_| Some(&known), Some(&of)) {
+                if proven && self.is_final(|_| Some(&known), &of) {
                     self.expect_heartbeat(&mut open, |message| match message.event {
                         Some(LeadEvent::Heartbeat(heartbeat)) => heartbeat.version == known.version(),
                         _ => false,
@@ -233,9 +276,9 @@ impl Watcher {
     }
 
     /// `WatchLeads`, begun again and again.
-    pub async fn follow_leads(mut self, workspace_id: String, named: Option<Vec<String>>) -> Observed {
+    pub async fn follow_leads(mut self, workspace_id: String, leads: Arc<[String]>, named: Option<Vec<String>>) -> Observed {
         loop {
-            let skip_initial = self.settled.borrow().is_none() && self.rng.random_ratio(1, 4);
+            let skip_initial = !self.steady && self.settled.borrow().is_none() && self.rng.random_ratio(1, 4);
             let scope = match &named {
                 Some(ids) => Scope::LeadIds(LeadIds { ids: ids.clone() }),
                 None => Scope::WorkspaceId(workspace_id.clone()),
@@ -268,9 +311,11 @@ impl Watcher {
                             known.entry(lead_id).or_default().update(update);
                         }
                         LeadsEvent::Heartbeat(heartbeat) => {
-                            self.observed.heartbeats += 1;
                             let greatest = known.values().map(Known::version).max();
                             assert!(synced && (skip_initial || Some(heartbeat.version) == greatest), "{heartbeat:?}, {greatest:?}");
+                            if !skip_initial {
+                                self.prove(|lead_id| known.get(lead_id), named.as_deref().unwrap_or(&leads));
+                            }
                         }
                         LeadsEvent::Synced(_) => assert!(!std::mem::replace(&mut synced, true), "synced twice"),
                     },
@@ -281,7 +326,7 @@ impl Watcher {
                 if skip_initial && self.settled.borrow().is_some() {
                     break;
                 }
-                if synced && self.is_final(|lead_id| known.get(lead_id), named.as_deref()) {
+                if synced && self.is_final(|lead_id| known.get(lead_id), named.as_deref().unwrap_or(&leads)) {
                     let greatest = known.values().map(Known::version).max().unwrap_or_default();
                     self.expect_heartbeat(&mut open, |message| match message.event {
                         Some(LeadsEvent::Heartbeat(heartbeat)) => heartbeat.version == greatest,

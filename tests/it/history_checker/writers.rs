@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::AddAssign;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -16,7 +16,29 @@ use super::cluster::Instances;
 use crate::support::events::{failed, message, message_with_document, retried};
 use crate::support::server::WEBHOOK;
 
+/// Half of them are in one workspace, half in another.
 pub const LEADS: usize = 12;
+/// For so long a lead is written to or left alone: only of one that is left alone heartbeats tell.
+const SLOT: Duration = Duration::from_millis(1500);
+
+/// When each lead's versions were acknowledged.
+#[derive(Clone, Default)]
+pub struct Acknowledged(Arc<Mutex<ByLead>>);
+
+type ByLead = HashMap<String, Vec<(Instant, u64)>>;
+
+impl Acknowledged {
+    fn add(&self, lead_id: &str, version: u64) {
+        self.0.lock().expect("the versions").entry(lead_id.to_owned()).or_default().push((Instant::now(), version));
+    }
+
+    /// The greatest version of a lead that was acknowledged so long ago.
+    pub fn before(&self, lead_id: &str, ago: Duration) -> u64 {
+        let all = self.0.lock().expect("the versions");
+        let old = all.get(lead_id).into_iter().flatten().filter(|(at, _)| at.elapsed() >= ago);
+        old.map(|(_, version)| *version).max().unwrap_or(0)
+    }
+}
 
 /// What was taken.
 #[derive(Default)]
@@ -47,17 +69,26 @@ pub struct Writer {
     number: usize,
     instances: Instances,
     leads: Arc<[String]>,
-    workspace_id: String,
+    workspaces: [String; 2],
     rng: StdRng,
     web: reqwest::Client,
+    acknowledged: Acknowledged,
+    began: Instant,
     written: Written,
 }
 
 impl Writer {
-    pub fn new(number: usize, instances: Instances, leads: &Arc<[String]>, workspace_id: &str, rng: StdRng) -> Self {
+    pub fn new(
+        number: usize,
+        instances: Instances,
+        leads: &Arc<[String]>,
+        workspaces: &[String; 2],
+        acknowledged: Acknowledged,
+        rng: StdRng,
+    ) -> Self {
         let web = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build().expect("an HTTP client");
-        let (leads, workspace_id) = (Arc::clone(leads), workspace_id.to_owned());
-        Self { number, instances, leads, workspace_id, rng, web, written: Written::default() }
+        let (leads, workspaces) = (Arc::clone(leads), workspaces.clone());
+        Self { number, instances, leads, workspaces, rng, web, acknowledged, began: Instant::now(), written: Written::default() }
     }
 
     pub async fn run(mut self, end: CancellationToken) -> Written {
@@ -65,7 +96,10 @@ impl Writer {
             if end.is_cancelled() {
                 break;
             }
-            let lead_id = self.leads[self.rng.random_range(0..LEADS)].clone();
+            let slot = self.began.elapsed().as_millis() / SLOT.as_millis();
+            // A third of the leads, the next third in the next slot.
+            let lead = self.rng.random_range(0..LEADS / 3) * 3 + usize::try_from(slot % 3).expect("small");
+            let lead_id = self.leads[lead].clone();
             let action_id = format!("w{}-{count}", self.number);
             let late = if self.rng.random_ratio(1, 20) { self.rng.random_range(0..600) } else { 0 };
             let time = chrono::Utc::now() - chrono::TimeDelta::seconds(late);
@@ -79,8 +113,8 @@ impl Writer {
                 events.extend(events.clone());
             }
             for event in &mut events {
-                event["workspaceId"] = json!(self.workspace_id);
-                self.post(event).await;
+                event["workspaceId"] = json!(self.workspaces[lead / (LEADS / 2)]);
+                self.post(&lead_id, event).await;
             }
             self.written.activities.entry(lead_id).or_default().insert(action_id);
             sleep(Duration::from_millis(self.rng.random_range(2..20))).await;
@@ -88,13 +122,17 @@ impl Writer {
         self.written
     }
 
-    async fn post(&mut self, event: &Value) {
+    async fn post(&mut self, lead_id: &str, event: &Value) {
         loop {
             let (_, instance) = self.instances.any(&mut self.rng);
             let request = self.web.post(format!("http://{}{WEBHOOK}", instance.http)).header("content-type", "application/json");
             match request.body(event.to_string()).send().await {
                 Ok(answer) if answer.status() == 200 => {
                     self.written.events += 1;
+                    // Without its body it is an answer all the same.
+                    let answer = answer.json::<Value>().await.unwrap_or_default();
+                    let version = answer["version"].as_str().and_then(|version| version.parse().ok());
+                    self.acknowledged.add(lead_id, version.unwrap_or(0));
                     return;
                 }
                 Ok(answer) => assert_eq!(answer.status(), 503, "{:?}", answer.text().await),
