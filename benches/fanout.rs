@@ -123,7 +123,7 @@ async fn measure(streams: usize, leads: usize) {
     println!("{streams} streams on {leads} leads, {ROUNDS} rounds");
     print!("  opened in {:.2} s", opening.as_secs_f64());
     println!("{}", if streams == 10_000 { format!(" (2 wanted: {})", verdict(opening <= Duration::from_secs(2))) } else { String::new() });
-    if streams >= 1000 {
+    if streams >= 10_000 {
         print!("  server's memory per stream {:.1} KB", per_stream / 1000.0);
         println!("{}", if leads == 1 { format!(" (8 wanted: {})", verdict(per_stream <= 8000.0)) } else { String::new() });
     }

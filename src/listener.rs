@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When accepting fails (no file descriptor is left, say), how long to rest.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
-const SEND_BUFFER: usize = 64 * 1024;
+const SEND_BUFFER: usize = 16 * 1024;
 /// How long a connection that has reached its age may take to end, if its age is not shorter still.
 const GRACE: Duration = Duration::from_secs(30);
 /// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
