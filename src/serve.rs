@@ -69,7 +69,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(Arc::clone(&store), config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
-    tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes.prepare().into_axum_router(), &config.cors_origins)?), shutdown.clone()));
+    tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
     tokio::spawn(admin.serve(from_hyper(admin::routes(health.clone(), metrics)), admin_shutdown.clone()));
     let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));
     println!("ready");

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use axum::Router;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
+use tower::util::MapResponseLayer;
 
 use crate::api;
 use crate::store::Store;
@@ -13,6 +15,7 @@ pub mod convert;
 mod leads;
 mod page_token;
 mod service;
+mod shared;
 mod status;
 mod watch;
 pub mod web;
@@ -31,7 +34,7 @@ pub const SERVICE_NAME: &str = "leadfold.v1.LeadService";
 ///
 /// # Errors
 /// The descriptors do not fit reflection: then this program was built wrongly.
-pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyhow::Result<(Routes, HealthReporter)> {
+pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyhow::Result<(Router, HealthReporter)> {
     let watches = watch::Watches::new(hub, Arc::clone(&store), max_watches);
     let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -42,5 +45,6 @@ pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyho
             .fold(tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
     };
     let routes = Routes::new(service).add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
     Ok((routes, reporter))
 }

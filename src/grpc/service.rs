@@ -9,8 +9,9 @@ use tonic::{Request, Response, Status};
 
 use super::leads::Leads;
 use super::page_token;
+use super::shared::{self, NoMessages};
 use super::status::{invalid, not_found};
-use super::watch::{Admission, WatchStream, Watches};
+use super::watch::{Admission, Watches};
 use super::wire::Encoded;
 use super::{convert, server};
 use crate::api;
@@ -165,18 +166,18 @@ impl server::lead_service_server::LeadService for LeadService {
         }))
     }
 
-    type WatchLeadStream = WatchStream;
+    type WatchLeadStream = NoMessages;
 
-    async fn watch_lead(&self, request: Request<api::WatchLeadRequest>) -> Result<Response<WatchStream>, Status> {
+    async fn watch_lead(&self, request: Request<api::WatchLeadRequest>) -> Result<Response<NoMessages>, Status> {
         let admission = Admission::of(&request);
-        Ok(Response::new(self.watches.lead(request.into_inner(), &admission).await?))
+        Ok(shared::response(self.watches.lead(request.into_inner(), &admission).await?))
     }
 
-    type WatchLeadsStream = WatchStream;
+    type WatchLeadsStream = NoMessages;
 
-    async fn watch_leads(&self, request: Request<api::WatchLeadsRequest>) -> Result<Response<WatchStream>, Status> {
+    async fn watch_leads(&self, request: Request<api::WatchLeadsRequest>) -> Result<Response<NoMessages>, Status> {
         let admission = Admission::of(&request);
-        Ok(Response::new(self.watches.leads(request.into_inner(), &admission).await?))
+        Ok(shared::response(self.watches.leads(request.into_inner(), &admission).await?))
     }
 
     async fn delete_lead(&self, request: Request<api::DeleteLeadRequest>) -> Result<Response<api::DeleteLeadResponse>, Status> {

@@ -2,13 +2,10 @@
 //! ready for a message, and holds nothing otherwise.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::Stream;
-use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -16,8 +13,8 @@ use tonic::{Request, Status};
 
 use super::convert;
 use super::service::required_id;
+use super::shared::{FrameStream, framed};
 use super::status::{aged, draining, exhausted, invalid, unavailable};
-use super::wire::Encoded;
 use crate::api::{self, LeadSnapshot, LeadUpdate, SnapshotReason, watch_leads_request::Scope};
 use crate::listener::ConnectionWatches;
 use crate::store::{ListQuery, Place, Store};
@@ -34,9 +31,6 @@ const FIRST_READ: Duration = Duration::from_secs(3);
 const MAX_NAMED: usize = 1000;
 /// Leads of a workspace that are listed at once.
 const SCAN_PAGE: usize = 200;
-
-/// A stream of messages that are encoded already.
-pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<Encoded, Status>> + Send>>;
 
 /// Opens watches.
 #[derive(Clone)]
@@ -110,7 +104,7 @@ impl Watches {
     }
 
     /// `WatchLead`.
-    pub(super) async fn lead(&self, request: api::WatchLeadRequest, admission: &Admission) -> Result<WatchStream, Status> {
+    pub(super) async fn lead(&self, request: api::WatchLeadRequest, admission: &Admission) -> Result<FrameStream, Status> {
         required_id("lead_id", &request.lead_id)?;
         let every = heartbeat_interval(request.heartbeat_interval)?;
         let open = self.open(admission)?;
@@ -120,14 +114,14 @@ impl Watches {
         Ok(Box::pin(async_stream::try_stream! {
             let (mut sent, mut generation) = (state.lead.version, state.generation);
             drop(state);
-            yield Encoded(first);
+            yield first;
             let mut heartbeat = Instant::now() + every;
             loop {
                 open.check()?;
                 let state = watched.state();
                 if let Some(kind) = next_kind(&state, sent, generation) {
                     (sent, generation) = (state.lead.version, state.generation);
-                    let message = Encoded(encoded(&state, kind));
+                    let message = encoded(&state, kind);
                     drop(state);
                     yield message;
                     heartbeat = Instant::now() + every;
@@ -139,7 +133,7 @@ impl Watches {
                     () = open.aged.cancelled() => {}
                     () = sleep_until(heartbeat) => {
                         if watched.is_current() {
-                            yield Encoded(heartbeat_bytes(sent));
+                            yield heartbeat_bytes(sent);
                             heartbeat = Instant::now() + every;
                         } else {
                             heartbeat = Instant::now() + DOUBT;
@@ -178,7 +172,7 @@ impl Watches {
     }
 
     /// `WatchLeads`.
-    pub(super) async fn leads(&self, request: api::WatchLeadsRequest, admission: &Admission) -> Result<WatchStream, Status> {
+    pub(super) async fn leads(&self, request: api::WatchLeadsRequest, admission: &Admission) -> Result<FrameStream, Status> {
         let every = heartbeat_interval(request.heartbeat_interval)?;
         let scope = request.scope.ok_or_else(|| invalid("scope", "required: workspace_id or lead_ids"))?;
         match &scope {
@@ -205,7 +199,7 @@ impl Watches {
             loop {
                 open.check()?;
                 if let Some(message) = leads.next().await? {
-                    yield Encoded(message);
+                    yield message;
                     heartbeat = Instant::now() + every;
                 } else {
                     tokio::select! {
@@ -213,7 +207,7 @@ impl Watches {
                         () = open.aged.cancelled() => {}
                         () = sleep_until(heartbeat) => {
                             if leads.is_current() {
-                                yield Encoded(heartbeat_bytes(leads.greatest));
+                                yield heartbeat_bytes(leads.greatest);
                                 heartbeat = Instant::now() + every;
                             } else {
                                 heartbeat = Instant::now() + DOUBT;
@@ -415,12 +409,12 @@ fn heartbeat_interval(asked: Option<prost_types::Duration>) -> Result<Duration, 
 // The three events have the same field numbers in both responses, so that their bytes serve both: a test says so.
 fn heartbeat_bytes(version: u64) -> Bytes {
     use api::watch_lead_response::Event;
-    api::WatchLeadResponse { event: Some(Event::Heartbeat(api::Heartbeat { version })) }.encode_to_vec().into()
+    framed(&api::WatchLeadResponse { event: Some(Event::Heartbeat(api::Heartbeat { version })) })
 }
 
 fn synced_bytes() -> Bytes {
     use api::watch_leads_response::Event;
-    api::WatchLeadsResponse { event: Some(Event::Synced(api::Synced {})) }.encode_to_vec().into()
+    framed(&api::WatchLeadsResponse { event: Some(Event::Synced(api::Synced {})) })
 }
 
 fn encoded(state: &State, kind: MessageKind) -> Bytes {
@@ -428,7 +422,7 @@ fn encoded(state: &State, kind: MessageKind) -> Bytes {
     state.encoded(kind, || match kind {
         MessageKind::Snapshot(reason) => {
             let snapshot = LeadSnapshot { lead: Some(convert::lead(&state.lead)), reason };
-            api::WatchLeadResponse { event: Some(Event::Snapshot(snapshot)) }.encode_to_vec().into()
+            framed(&api::WatchLeadResponse { event: Some(Event::Snapshot(snapshot)) })
         }
         MessageKind::Update(since) => {
             let (changes, complete) = state.changes_after(since);
@@ -440,11 +434,13 @@ fn encoded(state: &State, kind: MessageKind) -> Bytes {
 fn update(state: &State, changes: Vec<api::LeadChange>, complete: bool) -> Bytes {
     use api::watch_lead_response::Event;
     let update = LeadUpdate { lead: Some(convert::lead(&state.lead)), changes, changes_truncated: !complete };
-    api::WatchLeadResponse { event: Some(Event::Update(update)) }.encode_to_vec().into()
+    framed(&api::WatchLeadResponse { event: Some(Event::Update(update)) })
 }
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
 
     #[test]
@@ -456,6 +452,6 @@ mod tests {
         let leads = api::WatchLeadsResponse { event: Some(api::watch_leads_response::Event::Snapshot(LeadSnapshot::default())) };
         assert_eq!(lead.encode_to_vec(), leads.encode_to_vec());
         let leads = api::WatchLeadsResponse { event: Some(api::watch_leads_response::Event::Heartbeat(api::Heartbeat { version: 9 })) };
-        assert_eq!(heartbeat_bytes(9), leads.encode_to_vec());
+        assert_eq!(heartbeat_bytes(9)[5..], leads.encode_to_vec());
     }
 }
