@@ -19,6 +19,7 @@
 //!   [`store::redis`] is a Redis that several instances share; its `lua/` has the scripts.
 //! - [`watch`]: follows a store's feed, reads each watched lead once per change, and hands one state to all its
 //!   watchers.
+//! - [`intake`]: an event's way in, whoever brings it.
 //!
 //! The edges turn this into protocols:
 //! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
@@ -28,7 +29,7 @@
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
 //! [`cli`] (the commands that talk to a server).
 //!
-//! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch` ← `webhook`, `grpc`, `admin` ← `serve`.
+//! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `intake` ← `webhook`, `grpc`, `admin` ← `serve`.
 //! `api`, `config` and `listener` import none of these; `cli` imports only `api` and `config`.
 
 pub mod admin;
@@ -38,6 +39,7 @@ pub mod config;
 pub mod event;
 pub mod fold;
 pub mod grpc;
+pub mod intake;
 pub mod lead;
 pub mod listener;
 pub mod serve;

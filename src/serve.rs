@@ -16,6 +16,7 @@ use tower::ServiceExt;
 
 use crate::admin::{self, Health};
 use crate::config::ServeConfig;
+use crate::intake::Intake;
 use crate::listener::{Listener, Settings, Shutdown};
 use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
@@ -67,7 +68,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks = webhook::routes(Arc::clone(&store), config.max_body_bytes, config.noop_route);
+    let webhooks = webhook::routes(Intake::new(Arc::clone(&store)), config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
     tokio::spawn(admin.serve(from_hyper(admin::routes(health.clone(), metrics)), admin_shutdown.clone()));

@@ -1,0 +1,96 @@
+//! What the sender is told: one map from what became of an event to a status and a JSON line.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::event::Refusal;
+use crate::intake::{NotTaken, Taken};
+
+/// What a sender is told to wait when nothing can take its event.
+const RETRY_AFTER: &str = "2";
+
+/// What was taken, for the sender.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lead_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(super) struct Answer {
+    code: StatusCode,
+    body: Result<Status, Refusal>,
+    event: &'static str,
+    retry: bool,
+}
+
+impl Answer {
+    /// What became of an event, for its sender.
+    pub(super) fn to(fate: Result<Taken, NotTaken>) -> Self {
+        let version = |version: u64| Some(version.to_string());
+        let taken = |status, lead_id, version, reason| Self {
+            code: StatusCode::OK,
+            body: Ok(Status { status, lead_id, version, reason }),
+            event: "none",
+            retry: false,
+        };
+        match fate {
+            Ok(Taken::Applied(lead_id, at)) => taken("applied", Some(lead_id), version(at), None),
+            Ok(Taken::Duplicate(lead_id, at)) => taken("duplicate", Some(lead_id), version(at), None),
+            Ok(Taken::Ignored(lead_id, reason)) => taken("ignored", lead_id, None, Some(reason)),
+            Err(NotTaken::Refused(refusal)) => Self::refused(StatusCode::BAD_REQUEST, refusal),
+            Err(NotTaken::OtherWorkspace) => {
+                Self::refused(StatusCode::CONFLICT, Refusal::field("workspaceId", "the lead belongs to another workspace"))
+            }
+            Err(NotTaken::Unavailable) => {
+                let refusal = Refusal::body("the event cannot be taken now: send it again later");
+                Self { retry: true, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, refusal) }
+            }
+        }
+    }
+
+    /// A request of which nothing was taken.
+    pub(super) const fn refused(code: StatusCode, refusal: Refusal) -> Self {
+        Self { code, body: Err(refusal), event: "none", retry: false }
+    }
+
+    /// Says which event it was, for the metrics.
+    pub(super) const fn of(mut self, event: &'static str) -> Self {
+        self.event = event;
+        self
+    }
+}
+
+#[derive(Serialize)]
+struct Refused<'a> {
+    error: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let (result, line) = match &self.body {
+            Ok(status) => (status.status, serde_json::to_vec(status)),
+            Err(refusal) => ("refused", serde_json::to_vec(&Refused { error: &refusal.error, field: refusal.field.as_deref() })),
+        };
+        metrics::counter!("leadfold_webhooks_total", "event" => self.event, "result" => result).increment(1);
+        // Strings always serialize.
+        let mut line = line.unwrap_or_default();
+        line.push(b'\n');
+        let mut response = (self.code, line).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if self.retry {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
+        response
+    }
+}

@@ -1,0 +1,89 @@
+//! The HTTP edge: webhooks in, one JSON line out.
+
+mod answer;
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::routing::post;
+use tokio::time::timeout;
+
+use crate::event::Refusal;
+use crate::fold::{MAX_ID_BYTES, Receipt};
+use crate::intake::Intake;
+use crate::time::Timestamp;
+use answer::Answer;
+
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the routes need.
+#[derive(Clone)]
+struct Webhooks {
+    intake: Intake,
+    max_body_bytes: usize,
+}
+
+/// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
+pub fn routes(intake: Intake, max_body_bytes: usize, noop: bool) -> Router {
+    let routes =
+        Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
+    let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
+    routes
+        .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
+        .with_state(Webhooks { intake, max_body_bytes })
+}
+
+async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Answer {
+    webhooks.receive(None, request).await
+}
+
+async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_id): Path<String>, request: Request<Body>) -> Answer {
+    if workspace_id.len() > MAX_ID_BYTES {
+        return Answer::refused(
+            StatusCode::BAD_REQUEST,
+            Refusal::body(format!("the workspace in the URL is longer than {MAX_ID_BYTES} bytes")),
+        );
+    }
+    webhooks.receive(Some(&workspace_id), request).await
+}
+
+impl Webhooks {
+    async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
+        let received = Timestamp::now();
+        if !is_json(request.headers()) {
+            return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Refusal::body("the content type is not application/json"));
+        }
+        let body = match timeout(BODY_TIMEOUT, self.body(request)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(answer)) => return answer,
+            Err(_) => return Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
+        };
+        let (label, fate) = self.intake.take(&body, Receipt { at: received, workspace_id }).await;
+        Answer::to(fate).of(label)
+    }
+
+    async fn body(&self, request: Request<Body>) -> Result<axum::body::Bytes, Answer> {
+        let too_large =
+            || Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(format!("the body is over {} bytes", self.max_body_bytes)));
+        let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        if told.is_some_and(|length| length > self.max_body_bytes) {
+            return Err(too_large());
+        }
+        axum::body::to_bytes(request.into_body(), self.max_body_bytes).await.map_err(|error| {
+            // axum does not say which it was, but its source does.
+            let over = std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
+            if over { too_large() } else { Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body ended before its end")) }
+        })
+    }
+}
+
+/// `application/json`, with any parameter, or a type that ends in `+json`.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
