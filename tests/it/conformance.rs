@@ -66,6 +66,7 @@ on_both!(
     a_workspace_can_be_learned_later,
     lists_are_in_order_and_page_exactly,
     extremes_recede_with_what_they_came_from,
+    extremes_recede_whoever_moves_first,
     every_change_is_told_once_in_order,
     a_hot_lead_takes_many_writers,
 );
@@ -308,6 +309,27 @@ async fn extremes_recede_with_what_they_came_from(kept: Kept) {
         let lead = kept.store.read(lead_id, None).await.expect("a read").expect("a lead").lead;
         assert_eq!(lead.first_activity, Some(at(40)));
         assert_eq!(history(&kept, lead_id, 500).await.len() as u64, lead.activity_counts.values().sum::<u64>());
+    }
+}
+
+/// Each completion moves what was the first activity when it looked, or becomes it while it looks.
+async fn extremes_recede_whoever_moves_first(kept: Kept) {
+    const ACTIONS: i64 = 8;
+    for number in 0..100 {
+        let lead_id = format!("lead {number}");
+        for at in 0..ACTIONS {
+            kept.store.apply(change(&lead_id, activity(&action(at), "FAILED", at))).await.expect("an outcome");
+        }
+        let completed = (0..ACTIONS).map(|at| {
+            let (store, change) = (Arc::clone(&kept.store), change(&lead_id, activity(&action(at), "COMPLETED", 100 - at)));
+            tokio::spawn(async move { store.apply(change).await })
+        });
+        for outcome in futures::future::join_all(completed).await {
+            outcome.expect("a writer").expect("an outcome");
+        }
+        let lead = kept.store.read(&lead_id, None).await.expect("a read").expect("a lead").lead;
+        assert_eq!(lead.first_activity, Some(at(100 - (ACTIONS - 1))), "{lead_id}");
+        assert_eq!(lead.latest_time(), Some(at(100)), "{lead_id}");
     }
 }
 

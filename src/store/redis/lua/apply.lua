@@ -163,7 +163,10 @@ local function apply(k, a, kind, counts, times, adds, stop, stride)
     if new ~= 1 then return {'E', new.err} end
     if not whole then call('HSET', history, unpack(pieces(id, record), 3)) end
   elseif kind > 1 then
-    if load(history, id) ~= expected then return seen(head, lead, history, details, id, adds, stop, stride) end
+    -- One that is the first by now can only give way to a change that was told the whole history.
+    if load(history, id) ~= expected or kind == 2 and tonumber(call('HGET', lead, 'f')) == time_of(expected) then
+      return seen(head, lead, history, details, id, adds, stop, stride)
+    end
     forget(history, id)
     call('HSET', history, unpack(pieces(id, record)))
   end
