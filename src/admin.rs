@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -13,6 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::time::timeout;
 
+use crate::auth::{Tokens, guard};
 use crate::store::Store;
 use crate::watch::Hub;
 
@@ -62,13 +64,16 @@ struct Admin {
     metrics: PrometheusHandle,
 }
 
-/// The routes of the admin listener.
-pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
-    Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(render))
-        .with_state(Admin { health, metrics })
+/// The routes of the admin listener. Probes need no token; `/metrics` needs one of all workspaces, unless the
+/// listener is `private`: on loopback, where a scraper of the same machine needs none.
+pub fn routes(health: Health, metrics: PrometheusHandle, tokens: Arc<Tokens>, private: bool) -> Router {
+    let metered = Router::new().route("/metrics", get(render));
+    let metered = if private {
+        metered
+    } else {
+        metered.route_layer(from_fn(guard::require_all_workspaces)).route_layer(from_fn_with_state(tokens, guard::require_token))
+    };
+    Router::new().route("/livez", get(async || "ok\n")).route("/readyz", get(readyz)).merge(metered).with_state(Admin { health, metrics })
 }
 
 async fn readyz(State(admin): State<Admin>) -> impl IntoResponse {

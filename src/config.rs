@@ -1,5 +1,6 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
+mod security;
 mod validate;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use security::{SecurityArgs, SecurityConfig, is_loopback};
 pub use validate::ServeConfig;
 
 /// Folds webhook events into one live aggregate per lead, and serves it over gRPC.
@@ -109,9 +111,9 @@ pub struct ServeArgs {
     /// Seconds that requests in flight get to finish on shutdown (at most 10)
     #[arg(long, env = "LEADFOLD_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 10)]
     pub drain_seconds: u64,
-    /// Serve beyond loopback without authentication [default: false]
-    #[arg(long, env = "LEADFOLD_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
-    pub insecure_no_auth: bool,
+    /// Who may come in.
+    #[command(flatten)]
+    pub security: SecurityArgs,
     /// How log lines are written
     #[arg(long, env = "LEADFOLD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -24,16 +24,17 @@
 //! The edges turn this into protocols:
 //! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
 //! - [`admin`]: liveness, readiness, metrics.
-//! - [`listener`]: the accept loop under all three.
+//! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
 //! [`cli`] (the commands that talk to a server).
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `intake` ← `webhook`, `grpc`, `admin` ← `serve`.
-//! `api`, `config` and `listener` import none of these; `cli` imports only `api` and `config`.
+//! `api`, `auth`, `config` and `listener` import none of these; `cli` imports only `api` and `config`.
 
 pub mod admin;
 pub mod api;
+pub mod auth;
 pub mod cli;
 pub mod config;
 pub mod event;

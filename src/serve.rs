@@ -15,7 +15,8 @@ use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
 use crate::admin::{self, Health};
-use crate::config::ServeConfig;
+use crate::auth::Tokens;
+use crate::config::{ServeConfig, is_loopback};
 use crate::intake::Intake;
 use crate::listener::{Listener, Settings, Shutdown};
 use crate::store::Store;
@@ -41,9 +42,10 @@ const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 /// A store cannot be opened or an address cannot be bound.
 pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
+    let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
     let store = open_store(&config).await?;
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
-    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), config.max_watches)?;
+    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), config.max_watches)?;
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub));
 
     let settings = |name| Settings {
@@ -71,7 +73,9 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let webhooks = webhook::routes(Intake::new(Arc::clone(&store)), config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
-    tokio::spawn(admin.serve(from_hyper(admin::routes(health.clone(), metrics)), admin_shutdown.clone()));
+    let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr));
+    tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
+    tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));
     println!("ready");
     tracing::info!(store = store.name(), "ready");
@@ -148,6 +152,14 @@ async fn look_after_health(reporter: HealthReporter, health: Health) {
         let status = if health.is_ready().await { ServingStatus::Serving } else { ServingStatus::NotServing };
         reporter.set_service_status(grpc::SERVICE_NAME, status).await;
         reporter.set_service_status("", status).await;
+    }
+}
+
+/// A stream looks at its caller's token whenever it is awake.
+async fn end_streams_of_fallen_tokens(tokens: Arc<Tokens>, hub: Arc<Hub>) {
+    let mut changes = tokens.changes();
+    while changes.changed().await.is_ok() {
+        hub.wake();
     }
 }
 

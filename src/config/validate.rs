@@ -1,6 +1,6 @@
 //! What `serve` demands of its flags: all that is wrong is said at once, one line each.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use redis::IntoConnectionInfo as _;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::security::{Listeners, SecurityConfig};
 use super::{LogFormat, Secret, ServeArgs};
 
 /// What `serve` runs with: checked.
@@ -35,8 +36,8 @@ pub struct ServeConfig {
     pub max_body_bytes: usize,
     /// How long requests in flight may take on shutdown.
     pub drain: Duration,
-    /// Whether serving beyond loopback without authentication was asked for.
-    pub insecure_no_auth: bool,
+    /// Who may come in.
+    pub security: SecurityConfig,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// A filter that `EnvFilter` accepts.
@@ -61,7 +62,9 @@ impl ServeArgs {
     /// Checks everything. `Err` has one line for each thing that is wrong: the flag, what is wrong, what to do.
     pub fn validate(self) -> Result<ServeConfig, Vec<String>> {
         let mut wrong = Vec::new();
-        self.check_listeners(&mut wrong);
+        self.check_addresses(&mut wrong);
+        let listeners = Listeners { http: self.http_addr, grpc: self.grpc_addr, admin: self.admin_addr };
+        let security = self.security.validate(listeners, &mut wrong);
         check_prefix(&self.key_prefix, &mut wrong);
         if self.data_dir.as_os_str().is_empty() {
             wrong.push("--data-dir is empty: name a directory, such as ./leadfold-data".to_owned());
@@ -100,7 +103,7 @@ impl ServeArgs {
             feed_length,
             max_body_bytes,
             drain: Duration::from_secs(drain),
-            insecure_no_auth: self.insecure_no_auth,
+            security,
             log_format: self.log_format,
             log_level: self.log_level,
             max_connections,
@@ -113,17 +116,9 @@ impl ServeArgs {
         })
     }
 
-    fn check_listeners(&self, wrong: &mut Vec<String>) {
+    fn check_addresses(&self, wrong: &mut Vec<String>) {
         let listeners = [("--http-addr", self.http_addr), ("--grpc-addr", self.grpc_addr), ("--admin-addr", self.admin_addr)];
         for (at, &(flag, address)) in listeners.iter().enumerate() {
-            // An IPv4 address in IPv6 clothes (::ffff:127.0.0.1) is still loopback.
-            if !self.insecure_no_auth && !address.ip().to_canonical().is_loopback() {
-                let home = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), address.port());
-                wrong.push(format!(
-                    "{flag} {address} can be reached from other machines, and this version has no authentication: \
-                     use {home}, or add --insecure-no-auth if your network keeps strangers out"
-                ));
-            }
             if let Some((other, _)) = listeners[..at].iter().find(|(_, taken)| *taken == address && address.port() != 0) {
                 wrong.push(format!("{flag} {address} is the address of {other} as well: give each its own port"));
             }
@@ -244,6 +239,7 @@ mod tests {
         assert!(
             line.starts_with("--grpc-addr 0.0.0.0:50051 ") && line.contains("use 127.0.0.1:50051") && line.contains("--insecure-no-auth")
         );
+        assert!(validate(&["--grpc-addr", "0.0.0.0:50051", "--admin-addr", "0.0.0.0:1", "--tokens-file", "t"]).is_ok());
         assert_eq!(wrong(&["--http-addr", "[::]:1", "--grpc-addr", "10.0.0.1:2", "--admin-addr", "[fe80::1]:3"]).len(), 3);
         assert!(validate(&["--grpc-addr", "0.0.0.0:50051", "--insecure-no-auth"]).is_ok());
         assert!(validate(&["--http-addr", "[::1]:1", "--grpc-addr", "127.9.9.9:2", "--admin-addr", "[::ffff:127.0.0.1]:3"]).is_ok());

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::convert;
 use crate::api;
+use crate::auth::Caller;
 use crate::store::{Store, StoreError};
 
 /// Bytes of encoded leads that are kept.
@@ -30,10 +31,17 @@ pub(super) struct Leads {
     reads: Arc<[Mutex<()>]>,
 }
 
+/// A lead as field 1 of a message, and whose it is.
+#[derive(Clone, Debug)]
+struct Field {
+    workspace_id: Arc<str>,
+    bytes: Bytes,
+}
+
 #[derive(Clone, Debug)]
 struct Kept {
     version: u64,
-    field: Bytes,
+    field: Field,
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +49,7 @@ struct Weight;
 
 impl Weighter<String, Kept> for Weight {
     fn weight(&self, lead_id: &String, kept: &Kept) -> u64 {
-        (lead_id.len() + kept.field.len() + 128) as u64
+        (lead_id.len() + kept.field.bytes.len() + kept.field.workspace_id.len() + 144) as u64
     }
 }
 
@@ -51,8 +59,14 @@ impl Leads {
         Self { store, kept: Arc::new(Cache::with_weighter(KEPT_LEADS, KEPT_BYTES, Weight)), reads }
     }
 
-    /// A lead as field 1 of a message: that is where every answer has its leads.
-    pub(super) async fn field(&self, lead_id: &str) -> Result<Option<Bytes>, StoreError> {
+    /// A lead, if there is one that the caller may see, as field 1 of a message: that is where every answer has its
+    /// leads.
+    pub(super) async fn field(&self, lead_id: &str, caller: &Caller) -> Result<Option<Bytes>, StoreError> {
+        let field = self.any_field(lead_id).await?;
+        Ok(field.filter(|field| caller.sees(&field.workspace_id)).map(|field| field.bytes))
+    }
+
+    async fn any_field(&self, lead_id: &str) -> Result<Option<Field>, StoreError> {
         if let Some(kept) = self.present(lead_id).await? {
             return Ok(kept);
         }
@@ -68,13 +82,14 @@ impl Leads {
             alone
         };
         let Some(read) = self.store.read(lead_id, None).await? else { return Ok(None) };
-        let field: Bytes = api::GetLeadResponse { lead: Some(convert::lead(&read.lead)) }.encode_to_vec().into();
+        let bytes = api::GetLeadResponse { lead: Some(convert::lead(&read.lead)) }.encode_to_vec().into();
+        let field = Field { workspace_id: read.lead.workspace_id.as_str().into(), bytes };
         self.kept.insert(lead_id.to_owned(), Kept { version: read.lead.version, field: field.clone() });
         Ok(Some(field))
     }
 
     /// What is kept of a lead, if that is what the store has now: a field, or that there is no such lead.
-    async fn present(&self, lead_id: &str) -> Result<Option<Option<Bytes>>, StoreError> {
+    async fn present(&self, lead_id: &str) -> Result<Option<Option<Field>>, StoreError> {
         let Some(kept) = self.kept.get(lead_id) else { return Ok(None) };
         match self.store.version(lead_id).await? {
             Some(version) if version == kept.version => Ok(Some(Some(kept.field))),

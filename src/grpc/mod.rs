@@ -3,19 +3,23 @@
 use std::sync::Arc;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::util::MapResponseLayer;
 
 use crate::api;
+use crate::auth::Tokens;
 use crate::store::Store;
 use crate::watch::Hub;
 
+mod admission;
 pub mod convert;
 mod leads;
 mod page_token;
 mod service;
 mod shared;
+mod sight;
 mod status;
 mod watch;
 pub mod web;
@@ -30,11 +34,12 @@ mod server {
 /// The full name of the service, as health checks name it.
 pub const SERVICE_NAME: &str = "leadfold.v1.LeadService";
 
-/// What the gRPC listener serves: the API, health, reflection. The reporter says how the service is.
+/// What the gRPC listener serves: the API, health, reflection. The reporter says how the service is. Where there are
+/// tokens, every call but those of health needs one.
 ///
 /// # Errors
 /// The descriptors do not fit reflection: then this program was built wrongly.
-pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyhow::Result<(Router, HealthReporter)> {
+pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, tokens: Arc<Tokens>, max_watches: usize) -> anyhow::Result<(Router, HealthReporter)> {
     let watches = watch::Watches::new(hub, Arc::clone(&store), max_watches);
     let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -46,5 +51,6 @@ pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, max_watches: usize) -> anyho
     };
     let routes = Routes::new(service).add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
     let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
+    let routes = routes.layer(from_fn_with_state(tokens, admission::admit));
     Ok((routes, reporter))
 }

@@ -7,14 +7,16 @@ use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::{Request, Response, Status};
 
+use super::admission::caller;
 use super::leads::Leads;
 use super::page_token;
 use super::shared::{self, NoMessages};
-use super::status::{invalid, not_found};
+use super::status::{invalid, no_workspace, not_found, read_only};
 use super::watch::{Admission, Watches};
 use super::wire::Encoded;
 use super::{convert, server};
 use crate::api;
+use crate::auth::Caller;
 use crate::fold::MAX_ID_BYTES;
 use crate::store::{ActivityPlace, ListQuery, Place, Store};
 
@@ -42,12 +44,18 @@ impl LeadService {
         Self { leads: Leads::new(Arc::clone(&store)), store, watches }
     }
 
-    /// Reads leads in the order of their ids; each is a field of the answer.
+    /// Reads leads in the order of their ids; each that the caller may see is a field of the answer.
     fn fields<'a>(
         &'a self,
         lead_ids: impl Iterator<Item = &'a str> + Send + 'a,
+        caller: &'a Caller,
     ) -> impl futures::Stream<Item = Result<(&'a str, Option<Bytes>), Status>> + Send + 'a {
-        stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.leads.field(lead_id).await?))).buffered(READS_IN_FLIGHT)
+        stream::iter(lead_ids).map(async move |lead_id| Ok((lead_id, self.leads.field(lead_id, caller).await?))).buffered(READS_IN_FLIGHT)
+    }
+
+    /// An error unless there is such a lead, and the caller may see it.
+    async fn visible(&self, lead_id: &str, caller: &Caller) -> Result<(), Status> {
+        if caller.sees_all() || self.leads.field(lead_id, caller).await?.is_some() { Ok(()) } else { Err(not_found(lead_id)) }
     }
 }
 
@@ -70,13 +78,15 @@ fn page_size(asked: i32, max: usize) -> Result<usize, Status> {
 #[tonic::async_trait]
 impl server::lead_service_server::LeadService for LeadService {
     async fn get_lead(&self, request: Request<api::GetLeadRequest>) -> Result<Response<Encoded>, Status> {
+        let caller = caller(&request)?;
         let lead_id = request.into_inner().lead_id;
         required_id("lead_id", &lead_id)?;
-        let field = self.leads.field(&lead_id).await?.ok_or_else(|| not_found(&lead_id))?;
+        let field = self.leads.field(&lead_id, &caller).await?.ok_or_else(|| not_found(&lead_id))?;
         Ok(Response::new(Encoded(field)))
     }
 
     async fn batch_get_leads(&self, request: Request<api::BatchGetLeadsRequest>) -> Result<Response<Encoded>, Status> {
+        let caller = caller(&request)?;
         let lead_ids = request.into_inner().lead_ids;
         if lead_ids.is_empty() || lead_ids.len() > MAX_BATCH {
             return Err(invalid("lead_ids", format!("1 to {MAX_BATCH} ids, not {}", lead_ids.len())));
@@ -87,7 +97,7 @@ impl server::lead_service_server::LeadService for LeadService {
         let mut asked = HashSet::new();
         let once = lead_ids.iter().map(String::as_str).filter(|lead_id| asked.insert(*lead_id));
         let (mut answer, mut rest) = (BytesMut::new(), api::BatchGetLeadsResponse::default());
-        let mut leads = std::pin::pin!(self.fields(once.collect::<Vec<_>>().into_iter()));
+        let mut leads = std::pin::pin!(self.fields(once.collect::<Vec<_>>().into_iter(), &caller));
         while let Some((lead_id, field)) = leads.try_next().await? {
             match field {
                 Some(field) => answer.extend_from_slice(&field),
@@ -98,6 +108,7 @@ impl server::lead_service_server::LeadService for LeadService {
     }
 
     async fn list_leads(&self, request: Request<api::ListLeadsRequest>) -> Result<Response<Encoded>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         required_id("workspace_id", &request.workspace_id)?;
         let limit = page_size(request.page_size, MAX_LEADS_PAGE)?;
@@ -105,13 +116,16 @@ impl server::lead_service_server::LeadService for LeadService {
             (request.activity_after.as_ref().map(convert::timestamp), request.activity_before.as_ref().map(convert::timestamp));
         let query = format!("leads {after:?} {before:?} {}", request.workspace_id);
         let cursor = page_token::decode(&query, &request.page_token)?.map(|(time, lead_id)| Place { time, lead_id });
+        if !caller.sees(&request.workspace_id) {
+            return Err(no_workspace(&request.workspace_id));
+        }
         // One more than asked for tells whether there is a next page.
         let mut places =
             self.store.list(&ListQuery { workspace_id: request.workspace_id, after, before, cursor, limit: limit + 1 }).await?;
         let mut more = places.len() > limit;
         places.truncate(limit);
 
-        let mut leads = std::pin::pin!(self.fields(places.iter().map(|place| place.lead_id.as_str())));
+        let mut leads = std::pin::pin!(self.fields(places.iter().map(|place| place.lead_id.as_str()), &caller));
         let (mut answer, mut rest, mut taken) = (BytesMut::new(), api::ListLeadsResponse::default(), 0usize);
         while let Some((_, field)) = leads.try_next().await? {
             // One that was deleted meanwhile is passed over.
@@ -131,11 +145,13 @@ impl server::lead_service_server::LeadService for LeadService {
     }
 
     async fn list_activities(&self, request: Request<api::ListActivitiesRequest>) -> Result<Response<api::ListActivitiesResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         required_id("lead_id", &request.lead_id)?;
         let limit = page_size(request.page_size, MAX_PARTS_PAGE)?;
         let query = format!("activities {}", request.lead_id);
         let behind = page_token::decode(&query, &request.page_token)?.map(|(time, action_id)| ActivityPlace { time, action_id });
+        self.visible(&request.lead_id, &caller).await?;
         let activities = self.store.activities(&request.lead_id, behind.as_ref(), limit + 1).await?;
         let mut activities = activities.ok_or_else(|| not_found(&request.lead_id))?;
         let more = activities.len() > limit;
@@ -148,12 +164,14 @@ impl server::lead_service_server::LeadService for LeadService {
     }
 
     async fn list_documents(&self, request: Request<api::ListDocumentsRequest>) -> Result<Response<api::ListDocumentsResponse>, Status> {
+        let caller = caller(&request)?;
         let request = request.into_inner();
         required_id("lead_id", &request.lead_id)?;
         let limit = page_size(request.page_size, MAX_PARTS_PAGE)?;
         let query = format!("documents {}", request.lead_id);
         let behind = page_token::decode(&query, &request.page_token)?;
-        let lead = self.store.read(&request.lead_id, None).await?.ok_or_else(|| not_found(&request.lead_id))?.lead;
+        let read = self.store.read(&request.lead_id, None).await?.filter(|read| caller.sees(&read.lead.workspace_id));
+        let lead = read.ok_or_else(|| not_found(&request.lead_id))?.lead;
         let is_behind = |place: (_, &str)| behind.as_ref().is_none_or(|(time, id)| place < (*time, id.as_str()));
         let mut page: Vec<_> =
             lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();
@@ -169,20 +187,25 @@ impl server::lead_service_server::LeadService for LeadService {
     type WatchLeadStream = NoMessages;
 
     async fn watch_lead(&self, request: Request<api::WatchLeadRequest>) -> Result<Response<NoMessages>, Status> {
-        let admission = Admission::of(&request);
+        let admission = Admission::of(&request)?;
         Ok(shared::response(self.watches.lead(request.into_inner(), &admission).await?))
     }
 
     type WatchLeadsStream = NoMessages;
 
     async fn watch_leads(&self, request: Request<api::WatchLeadsRequest>) -> Result<Response<NoMessages>, Status> {
-        let admission = Admission::of(&request);
+        let admission = Admission::of(&request)?;
         Ok(shared::response(self.watches.leads(request.into_inner(), &admission).await?))
     }
 
     async fn delete_lead(&self, request: Request<api::DeleteLeadRequest>) -> Result<Response<api::DeleteLeadResponse>, Status> {
+        let caller = caller(&request)?;
         let lead_id = request.into_inner().lead_id;
         required_id("lead_id", &lead_id)?;
+        if !caller.may_delete() {
+            return Err(read_only());
+        }
+        self.visible(&lead_id, &caller).await?;
         if self.store.delete(&lead_id).await? { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::auth::{Denied, Standing};
 use crate::store::StoreError;
 
 /// Whose reasons these are, in every `ErrorInfo`.
@@ -28,8 +29,44 @@ pub(super) fn invalid(field: &str, description: impl Into<String>) -> Status {
 /// There is no such lead, or not for this caller.
 pub(super) fn not_found(lead_id: &str) -> Status {
     let mut details = details("LEAD_NOT_FOUND");
-    details.set_resource_info("leadfold.v1.Lead", lead_id, "", "no event has named this lead, or it was deleted");
+    details.set_resource_info(
+        "leadfold.v1.Lead",
+        lead_id,
+        "",
+        "no event has named this lead, or it was deleted, or it is of a workspace that this token does not see",
+    );
     Status::with_error_details(Code::NotFound, "lead not found", details)
+}
+
+/// Leads of this workspace are not for this caller, whether there are any or not.
+pub(super) fn no_workspace(workspace_id: &str) -> Status {
+    let mut details = details("WORKSPACE_NOT_FOUND");
+    details.set_resource_info("leadfold.v1.Workspace", workspace_id, "", "this token does not see the workspace, if there is one");
+    Status::with_error_details(Code::NotFound, "no such workspace, or not for this token", details)
+}
+
+/// The caller may only read.
+pub(super) fn read_only() -> Status {
+    Status::with_error_details(Code::PermissionDenied, "this token may not delete", details("TOKEN_IS_READ_ONLY"))
+}
+
+/// It is not known who calls.
+pub(super) fn unauthenticated(denied: Denied) -> Status {
+    let reason = match denied {
+        Denied::Missing => "TOKEN_MISSING",
+        Denied::Malformed => "TOKEN_MALFORMED",
+        Denied::Unknown => "TOKEN_UNKNOWN",
+    };
+    Status::with_error_details(Code::Unauthenticated, denied.to_string(), details(reason))
+}
+
+/// Why a stream ends whose caller's token is not what it was; none if it is.
+pub(super) fn fallen(standing: Standing) -> Option<Status> {
+    match standing {
+        Standing::Good => None,
+        Standing::Changed => Some(unavailable("TOKEN_CHANGED", "the token's rights have changed: call again", Duration::from_millis(200))),
+        Standing::Revoked => Some(Status::with_error_details(Code::Unauthenticated, "the token was revoked", details("TOKEN_REVOKED"))),
+    }
 }
 
 /// Try again, after a while that differs for each caller.

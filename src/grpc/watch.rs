@@ -11,11 +11,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
-use super::convert;
+use super::admission::caller;
 use super::service::required_id;
 use super::shared::{FrameStream, framed};
-use super::status::{aged, draining, exhausted, invalid, unavailable};
+use super::status::{aged, draining, exhausted, fallen, invalid, no_workspace, unavailable};
+use super::{convert, sight};
 use crate::api::{self, LeadSnapshot, LeadUpdate, SnapshotReason, watch_leads_request::Scope};
+use crate::auth::Caller;
 use crate::listener::ConnectionWatches;
 use crate::store::{ListQuery, Place, Store};
 use crate::watch::{Follower, Hub, MessageKind, Next, ResetReason, State, Watched};
@@ -41,14 +43,15 @@ pub(super) struct Watches {
     max: usize,
 }
 
-/// What the connection of a request allows.
+/// Who sent a request, and what its connection allows.
 pub(super) struct Admission {
+    caller: Caller,
     connection: Option<ConnectionWatches>,
 }
 
 impl Admission {
-    pub(super) fn of<T>(request: &Request<T>) -> Self {
-        Self { connection: request.extensions().get::<ConnectionWatches>().cloned() }
+    pub(super) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
+        Ok(Self { caller: caller(request)?, connection: request.extensions().get::<ConnectionWatches>().cloned() })
     }
 }
 
@@ -56,14 +59,19 @@ impl Admission {
 struct Open {
     _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     hub: Arc<Hub>,
+    caller: Caller,
     aged: CancellationToken,
 }
 
 impl Open {
-    /// An error as soon as the stream has to end.
+    /// An error as soon as the stream has to end. Whoever waits afterwards for what wakes streams has to have begun to
+    /// listen before.
     fn check(&self) -> Result<(), Status> {
         if self.hub.is_draining() {
             return Err(draining());
+        }
+        if let Some(status) = fallen(self.caller.standing()) {
+            return Err(status);
         }
         if self.aged.is_cancelled() { Err(aged()) } else { Ok(()) }
     }
@@ -94,7 +102,8 @@ impl Watches {
         let permits = (of_server, of_connection.transpose()?);
         let aged = admission.connection.as_ref().map(|connection| connection.aged.clone());
         metrics::gauge!("leadfold_watch_streams").increment(1.0);
-        let open = Open { _permits: permits, hub: Arc::clone(&self.hub), aged: aged.unwrap_or_default() };
+        let (hub, caller) = (Arc::clone(&self.hub), admission.caller.clone());
+        let open = Open { _permits: permits, hub, caller, aged: aged.unwrap_or_default() };
         open.check().map(|()| open)
     }
 
@@ -109,17 +118,20 @@ impl Watches {
         let every = heartbeat_interval(request.heartbeat_interval)?;
         let open = self.open(admission)?;
         let mut watched = self.watched(&request.lead_id).await?;
-        let state = watched.state();
-        let first = self.first_message(&watched, &state, request.after_version).await?;
+        let state = sight::first(&open.caller, watched.state());
+        let first = self.first_message(&watched, &state, request.after_version, &open.caller).await?;
         Ok(Box::pin(async_stream::try_stream! {
             let (mut sent, mut generation) = (state.lead.version, state.generation);
             drop(state);
             yield first;
             let mut heartbeat = Instant::now() + every;
             loop {
-                open.check()?;
                 let state = watched.state();
-                if let Some(kind) = next_kind(&state, sent, generation) {
+                open.check()?;
+                let foreign = sight::is_foreign(&open.caller, &state);
+                if let Some(state) = sight::next(&open.caller, state, sent)
+                    && let Some(kind) = next_kind(&state, sent, generation)
+                {
                     (sent, generation) = (state.lead.version, state.generation);
                     let message = encoded(&state, kind);
                     drop(state);
@@ -127,12 +139,12 @@ impl Watches {
                     heartbeat = Instant::now() + every;
                     continue;
                 }
-                drop(state);
                 tokio::select! {
                     () = watched.changed() => {}
                     () = open.aged.cancelled() => {}
                     () = sleep_until(heartbeat) => {
-                        if watched.is_current() {
+                        // How busy another workspace's lead is must not show either.
+                        if watched.is_current() || (foreign && open.hub.is_trusted()) {
                             yield heartbeat_bytes(sent);
                             heartbeat = Instant::now() + every;
                         } else {
@@ -144,7 +156,7 @@ impl Watches {
         }))
     }
 
-    async fn first_message(&self, watched: &Watched, state: &State, after: u64) -> Result<Bytes, Status> {
+    async fn first_message(&self, watched: &Watched, state: &State, after: u64, caller: &Caller) -> Result<Bytes, Status> {
         let version = state.lead.version;
         if after == 0 {
             return Ok(encoded(state, snapshot(SnapshotReason::Initial)));
@@ -153,7 +165,8 @@ impl Watches {
             return Ok(heartbeat_bytes(version));
         }
         if version == 0 {
-            let deleted = self.store.is_deleted(&state.lead.lead_id).await?;
+            // It is not known any more whose it was.
+            let deleted = caller.sees_all() && self.store.is_deleted(&state.lead.lead_id).await?;
             return Ok(encoded(state, snapshot(if deleted { SnapshotReason::Deleted } else { SnapshotReason::ResumePositionUnknown })));
         }
         if after > version {
@@ -176,7 +189,12 @@ impl Watches {
         let every = heartbeat_interval(request.heartbeat_interval)?;
         let scope = request.scope.ok_or_else(|| invalid("scope", "required: workspace_id or lead_ids"))?;
         match &scope {
-            Scope::WorkspaceId(workspace_id) => required_id("workspace_id", workspace_id)?,
+            Scope::WorkspaceId(workspace_id) => {
+                required_id("workspace_id", workspace_id)?;
+                if !admission.caller.sees(workspace_id) {
+                    return Err(no_workspace(workspace_id));
+                }
+            }
             Scope::LeadIds(named) => {
                 if named.ids.is_empty() || named.ids.len() > MAX_NAMED {
                     return Err(invalid("lead_ids.ids", format!("1 to {MAX_NAMED} ids, not {}", named.ids.len())));
@@ -187,7 +205,7 @@ impl Watches {
             }
         }
         let open = self.open(admission)?;
-        let mut leads = Leads::new(self.clone(), scope).await?;
+        let mut leads = Leads::new(self.clone(), scope, admission.caller.clone()).await?;
         let skip_initial = request.skip_initial;
         if skip_initial {
             leads.skip_initial().await?;
@@ -223,6 +241,7 @@ impl Watches {
 /// What one stream of `WatchLeads` knows.
 struct Leads {
     watches: Watches,
+    caller: Caller,
     workspace_id: Option<String>,
     /// The leads that were named; they are watched as long as this lives.
     named: Vec<(String, Watched)>,
@@ -241,7 +260,7 @@ struct Leads {
 
 impl Leads {
     /// Follows the scope from now on.
-    async fn new(watches: Watches, scope: Scope) -> Result<Self, Status> {
+    async fn new(watches: Watches, scope: Scope, caller: Caller) -> Result<Self, Status> {
         let (workspace_id, follower, mut named) = match scope {
             Scope::WorkspaceId(workspace_id) => (Some(workspace_id.clone()), watches.hub.follow_workspace(&workspace_id), Vec::new()),
             Scope::LeadIds(leads) => (None, Arc::new(Follower::default()), leads.ids),
@@ -254,9 +273,10 @@ impl Leads {
             async move { (lead_id.clone(), hub.follow_lead(follower, &lead_id).await) }
         });
         let mut named = timeout(FIRST_READ, futures::future::join_all(follow)).await.map_err(late)?;
-        named.sort_by_cached_key(|(_, watched)| std::cmp::Reverse(watched.peek().lead.latest_time()));
+        named.sort_by_cached_key(|(_, watched)| std::cmp::Reverse(sight::first(&caller, watched.peek()).lead.latest_time()));
         Ok(Self {
             watches,
+            caller,
             workspace_id,
             named,
             follower,
@@ -309,7 +329,7 @@ impl Leads {
     async fn skip_initial(&mut self) -> Result<(), Status> {
         self.skipped_initial = true;
         for (lead_id, watched) in &mut self.named {
-            let state = watched.state();
+            let state = sight::first(&self.caller, watched.state());
             self.sent.insert(lead_id.as_str().into(), (state.lead.version, state.generation));
         }
         Ok(())
@@ -354,6 +374,8 @@ impl Leads {
 
     /// What to tell of a state, after what was told of its lead before. `since`: the version before it changed.
     fn message(&mut self, lead_id: &Arc<str>, state: &State, since: Option<u64>) -> Option<Bytes> {
+        let hidden = sight::is_hidden(&self.caller, state).then(|| State::never_heard_of(lead_id));
+        let state = hidden.as_ref().unwrap_or(state);
         let version = state.lead.version;
         let kind = match self.sent.get(lead_id) {
             // Of a lead that does not exist there is nothing to tell, unless it was asked for by name.
@@ -379,7 +401,8 @@ impl Leads {
     }
 
     fn is_current(&self) -> bool {
-        self.watches.hub.is_trusted() && self.named.iter().all(|(_, watched)| watched.is_current())
+        let is_current = |watched: &Watched| watched.is_current() || sight::is_foreign(&self.caller, &watched.peek());
+        self.watches.hub.is_trusted() && self.named.iter().all(|(_, watched)| is_current(watched))
     }
 }
 

@@ -107,6 +107,11 @@ impl Hub {
     /// Ends every stream, and lets none begin.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Wakes every stream, to look around.
+    pub fn wake(&self) {
         let topics: Vec<_> = lock(&self.shared.topics).values().filter_map(Weak::upgrade).collect();
         for topic in topics {
             topic.wake();

@@ -82,6 +82,16 @@ impl State {
         Self { lead, generation: 0, reset: None, recent: Vec::new(), complete_after: 0, encoded: Mutex::default() }
     }
 
+    /// How a lead looks of which nobody has heard.
+    pub fn never_heard_of(lead_id: &str) -> Self {
+        Self::absent(lead_id, 0, None)
+    }
+
+    /// How a lead looks that was there and is not, to a watcher of any generation.
+    pub fn gone(lead_id: &str) -> Self {
+        Self::absent(lead_id, u32::MAX, Some(ResetReason::Deleted))
+    }
+
     fn absent(lead_id: &str, generation: u32, reset: Option<ResetReason>) -> Self {
         let lead = Lead { lead_id: lead_id.to_owned(), ..Lead::default() };
         Self { generation, reset, ..Self::of(lead) }
