@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub use security::{SecurityArgs, SecurityConfig, is_loopback};
+pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
 pub use validate::ServeConfig;
 
 /// Folds webhook events into one live aggregate per lead, and serves it over gRPC.

@@ -23,6 +23,7 @@ use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{Options, RedisStore};
 use crate::watch::Hub;
+use crate::webhook::Secrets;
 use crate::{grpc, webhook};
 
 /// How often the health that gRPC clients see is looked after.
@@ -43,6 +44,7 @@ const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
     let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
+    let secrets = Secrets::open(&config.security.webhook_secrets)?;
     let store = open_store(&config).await?;
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
     let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), config.max_watches)?;
@@ -70,7 +72,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks = webhook::routes(Intake::new(Arc::clone(&store)), config.max_body_bytes, config.noop_route);
+    let webhooks = webhook::routes(Intake::new(Arc::clone(&store)), secrets, config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr));

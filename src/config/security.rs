@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use http::HeaderName;
+
+use super::Secret;
 
 /// The flags of authentication.
 #[derive(Clone, Debug, Args)]
@@ -12,6 +15,12 @@ pub struct SecurityArgs {
     /// File of the bearer tokens that gRPC and the admin listener ask for, read again when it changes [default: none]
     #[arg(long, env = "LEADFOLD_TOKENS_FILE", value_name = "FILE")]
     pub tokens_file: Option<PathBuf>,
+    /// File of the secrets that webhooks are sent with, one a line, read again when it changes [default: none]
+    #[arg(long, env = "LEADFOLD_WEBHOOK_SECRET_FILE", value_name = "FILE")]
+    pub webhook_secret_file: Option<PathBuf>,
+    /// Header that brings the webhook secret; secrets that begin with whsec_ sign instead (Standard Webhooks)
+    #[arg(long, env = "LEADFOLD_WEBHOOK_SECRET_HEADER", value_name = "NAME", default_value = "x-webhook-secret")]
+    pub webhook_secret_header: String,
     /// Serve beyond loopback without authentication [default: false]
     #[arg(long, env = "LEADFOLD_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
     pub insecure_no_auth: bool,
@@ -22,7 +31,23 @@ pub struct SecurityArgs {
 pub struct SecurityConfig {
     /// The file of tokens; none: no token is asked for.
     pub tokens_file: Option<PathBuf>,
+    /// What senders of webhooks have to know.
+    pub webhook_secrets: WebhookSecretsConfig,
 }
+
+/// The secrets of webhooks: none at all if neither is there.
+#[derive(Clone, Debug)]
+pub struct WebhookSecretsConfig {
+    /// The file that has them, one a line.
+    pub file: Option<PathBuf>,
+    /// Others, of the environment, in the same form.
+    pub fixed: Option<Secret>,
+    /// The header that brings one.
+    pub header: HeaderName,
+}
+
+/// Secrets of webhooks for those who have no file to put them in. There is no flag: `ps` would show it.
+const WEBHOOK_SECRET: &str = "LEADFOLD_WEBHOOK_SECRET";
 
 /// The listeners, by their flags.
 #[derive(Clone, Copy, Debug)]
@@ -40,8 +65,14 @@ pub fn is_loopback(address: SocketAddr) -> bool {
 impl SecurityArgs {
     pub(super) fn validate(self, listeners: Listeners, wrong: &mut Vec<String>) -> SecurityConfig {
         let tokens = self.tokens_file.is_some();
+        let fixed = std::env::var_os(WEBHOOK_SECRET).map(|secret| Secret::from(secret.to_string_lossy().into_owned()));
+        let secrets = fixed.is_some() || self.webhook_secret_file.is_some();
+        let header = self.webhook_secret_header.parse().unwrap_or_else(|_| {
+            wrong.push(format!("--webhook-secret-header {:?} is not the name of a header", self.webhook_secret_header));
+            HeaderName::from_static("x-webhook-secret")
+        });
         for (flag, address, guarded, guard) in [
-            ("--http-addr", listeners.http, false, "this version has no authentication for webhooks"),
+            ("--http-addr", listeners.http, secrets, "nobody would be asked for a secret: name a --webhook-secret-file"),
             ("--grpc-addr", listeners.grpc, tokens, "nobody would be asked for a token: name a --tokens-file"),
             ("--admin-addr", listeners.admin, tokens, "nobody would be asked for a token: name a --tokens-file"),
         ] {
@@ -53,6 +84,7 @@ impl SecurityArgs {
                 ));
             }
         }
-        SecurityConfig { tokens_file: self.tokens_file }
+        let webhook_secrets = WebhookSecretsConfig { file: self.webhook_secret_file, fixed, header };
+        SecurityConfig { tokens_file: self.tokens_file, webhook_secrets }
     }
 }

@@ -4,6 +4,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::auth::Stranger;
 use crate::event::Refusal;
 use crate::intake::{NotTaken, Taken};
 
@@ -60,6 +61,13 @@ impl Answer {
     /// A request of which nothing was taken.
     pub(super) const fn refused(code: StatusCode, refusal: Refusal) -> Self {
         Self { code, body: Err(refusal), event: "none", retry: false }
+    }
+
+    /// Somebody who did not prove that they may send.
+    pub(super) fn to_stranger(stranger: Stranger) -> Self {
+        metrics::counter!("leadfold_unauthenticated_total", "listener" => "http").increment(1);
+        tracing::debug!(reason = %stranger, "a webhook was not let in");
+        Self::refused(StatusCode::UNAUTHORIZED, Refusal::body(stranger.to_string()))
     }
 
     /// Says which event it was, for the metrics.

@@ -1,7 +1,10 @@
 //! The HTTP edge: webhooks in, one JSON line out.
 
 mod answer;
+mod auth;
+pub mod signature;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -16,6 +19,7 @@ use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
 use crate::time::Timestamp;
 use answer::Answer;
+pub use auth::Secrets;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,17 +28,18 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 struct Webhooks {
     intake: Intake,
+    secrets: Arc<Secrets>,
     max_body_bytes: usize,
 }
 
 /// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
-pub fn routes(intake: Intake, max_body_bytes: usize, noop: bool) -> Router {
+pub fn routes(intake: Intake, secrets: Arc<Secrets>, max_body_bytes: usize, noop: bool) -> Router {
     let routes =
         Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
     routes
         .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
-        .with_state(Webhooks { intake, max_body_bytes })
+        .with_state(Webhooks { intake, secrets, max_body_bytes })
 }
 
 async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Answer {
@@ -42,18 +47,22 @@ async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> An
 }
 
 async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_id): Path<String>, request: Request<Body>) -> Answer {
-    if workspace_id.len() > MAX_ID_BYTES {
-        return Answer::refused(
-            StatusCode::BAD_REQUEST,
-            Refusal::body(format!("the workspace in the URL is longer than {MAX_ID_BYTES} bytes")),
-        );
-    }
     webhooks.receive(Some(&workspace_id), request).await
 }
 
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
         let received = Timestamp::now();
+        let admission = match self.secrets.admit(request.headers()) {
+            Ok(admission) => admission,
+            Err(stranger) => return Answer::to_stranger(stranger),
+        };
+        if workspace_id.is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            return Answer::refused(
+                StatusCode::BAD_REQUEST,
+                Refusal::body(format!("the workspace in the URL is longer than {MAX_ID_BYTES} bytes")),
+            );
+        }
         if !is_json(request.headers()) {
             return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Refusal::body("the content type is not application/json"));
         }
@@ -62,6 +71,9 @@ impl Webhooks {
             Ok(Err(answer)) => return answer,
             Err(_) => return Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
         };
+        if let Err(stranger) = self.secrets.confirm(&admission, &body) {
+            return Answer::to_stranger(stranger);
+        }
         let (label, fate) = self.intake.take(&body, Receipt { at: received, workspace_id }).await;
         Answer::to(fate).of(label)
     }

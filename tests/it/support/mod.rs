@@ -3,6 +3,7 @@
 pub mod events;
 pub mod redis;
 pub mod server;
+pub mod tokens;
 pub mod watching;
 
 use std::ops::{Deref, DerefMut};

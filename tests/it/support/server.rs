@@ -27,7 +27,8 @@ pub struct Options {
     redis_url: Option<String>,
     data_dir: Option<PathBuf>,
     grpc: Option<String>,
-    env: Vec<(&'static str, &'static str)>,
+    admin: Option<String>,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Options {
@@ -48,10 +49,40 @@ impl Options {
         self
     }
 
-    /// With an environment variable.
-    pub fn env(mut self, name: &'static str, value: &'static str) -> Self {
-        self.env.push((name, value));
+    /// With this `host:port` of the admin listener instead of any that is free.
+    pub fn admin(mut self, address: &str) -> Self {
+        self.admin = Some(address.to_owned());
         self
+    }
+
+    /// With an environment variable.
+    pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.env.push((name, value.into()));
+        self
+    }
+
+    fn command(&self, data_dir: &Path) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
+        let any = "127.0.0.1:0";
+        let (grpc, admin) = (self.grpc.as_deref().unwrap_or(any), self.admin.as_deref().unwrap_or(any));
+        command.args(["serve", "--http-addr", any, "--grpc-addr", grpc, "--admin-addr", admin, "--data-dir"]);
+        command.arg(data_dir);
+        command.args(self.redis_url.iter().flat_map(|url| ["--redis-url", url]));
+        // The settings of whoever runs the tests are not the tests' settings.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LEADFOLD_")) {
+            command.env_remove(name);
+        }
+        command.env_remove("RUST_LOG").envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts a server that must not start, and returns what it says.
+    pub fn refused(&self) -> String {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let output = self.command(dir.path()).output().expect("the binary can be started");
+        assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
     }
 }
 
@@ -94,18 +125,7 @@ impl Server {
     pub fn start(options: &Options) -> Self {
         let own_dir = options.data_dir.is_none().then(|| tempfile::tempdir().expect("a temporary directory"));
         let data_dir = options.data_dir.as_deref().or(own_dir.as_ref().map(TempDir::path)).expect("a data directory");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
-        let grpc = options.grpc.as_deref().unwrap_or("127.0.0.1:0");
-        command.args(["serve", "--http-addr", "127.0.0.1:0", "--grpc-addr", grpc, "--admin-addr", "127.0.0.1:0", "--data-dir"]);
-        command.arg(data_dir);
-        command.args(options.redis_url.iter().flat_map(|url| ["--redis-url", url]));
-        // The settings of whoever runs the tests are not the tests' settings.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("LEADFOLD_")) {
-            command.env_remove(name);
-        }
-        command.env_remove("RUST_LOG").envs(options.env.iter().copied());
-        let mut process =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary can be started");
+        let mut process = options.command(data_dir).spawn().expect("the binary can be started");
 
         let stderr = Arc::new(Mutex::new(Vec::new()));
         let stderr_reader = collect(process.stderr.take().expect("its stderr"), Arc::clone(&stderr));
@@ -187,6 +207,12 @@ impl Server {
     /// The lead, which must exist.
     pub async fn lead(&self, lead_id: &str) -> Lead {
         let answer = self.client().get_lead(GetLeadRequest { lead_id: lead_id.to_owned() }).await;
+        answer.unwrap_or_else(|status| panic!("GetLead {lead_id:?}: {status:?}")).into_inner().lead.expect("the lead of the answer")
+    }
+
+    /// The lead, which this client must be able to see.
+    pub async fn lead_with(&self, client: &mut super::tokens::Client, lead_id: &str) -> Lead {
+        let answer = client.get_lead(GetLeadRequest { lead_id: lead_id.to_owned() }).await;
         answer.unwrap_or_else(|status| panic!("GetLead {lead_id:?}: {status:?}")).into_inner().lead.expect("the lead of the answer")
     }
 
