@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 1] = ["leadfold/v1/lead_service.proto"];
+const PROTOS: [&str; 2] = ["leadfold/v1/lead_service.proto", "leadfold/v1/dead_letter_service.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

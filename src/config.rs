@@ -1,6 +1,8 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
+mod dead_letters;
 mod security;
+mod spool;
 mod validate;
 
 use std::fmt;
@@ -11,7 +13,9 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
+pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
 pub use validate::ServeConfig;
 
 /// Folds webhook events into one live aggregate per lead, and serves it over gRPC.
@@ -73,6 +77,12 @@ pub enum ClientCommand {
     Watch(WatchArgs),
     /// Delete a lead and all its records
     Delete(DeleteArgs),
+    /// List, retry or drop events that were refused
+    DeadLetters {
+        /// Which of these.
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
 }
 
 /// `leadfold serve`, as given; [`ServeArgs::validate`] turns it into a [`ServeConfig`].
@@ -87,7 +97,7 @@ pub struct ServeArgs {
     /// Where to serve /livez, /readyz and /metrics
     #[arg(long, env = "LEADFOLD_ADMIN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_addr: SocketAddr,
-    /// Directory of the embedded store
+    /// Directory of the embedded store, the spool and dead letters: each instance needs its own
     #[arg(long, env = "LEADFOLD_DATA_DIR", value_name = "DIR", default_value = "./leadfold-data")]
     pub data_dir: PathBuf,
     /// Redis to keep the leads in (redis://, rediss:// or unix://) [default: none, the embedded store]
@@ -138,6 +148,9 @@ pub struct ServeArgs {
     /// Milliseconds between saying "not ready" and the end of new requests on shutdown (at most 5000)
     #[arg(long, env = "LEADFOLD_DRAIN_DELAY_MS", value_name = "MS", default_value_t = 500)]
     pub drain_delay_ms: u64,
+    /// The spool and dead letters.
+    #[command(flatten)]
+    pub spool: SpoolArgs,
     /// Serve POST /noop, which does nothing: for benchmarks [default: false]
     #[arg(long, env = "LEADFOLD_NOOP_ROUTE", hide = true, value_parser = BoolishValueParser::new())]
     pub noop_route: bool,
@@ -268,7 +281,7 @@ mod tests {
         use clap::CommandFactory;
         let root = Cli::command();
         root.clone().debug_assert();
-        for command in root.get_subcommands() {
+        for command in root.get_subcommands().chain(root.get_subcommands().flat_map(clap::Command::get_subcommands)) {
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
                 let long = arg.get_long().unwrap_or_default();
                 let env = arg.get_env().map(|env| env.to_string_lossy().into_owned());

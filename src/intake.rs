@@ -1,15 +1,38 @@
-//! An event's way in: read, folded, applied. Knows nothing of who brought it.
+//! An event's way in: read, folded, applied, or spooled while the store cannot take it. Knows nothing of who brought it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::timeout;
+
+use crate::alarm::Alarm;
+use crate::dead_letters::{DeadLetters, Letter, PayloadKind, Undeliverable, reasons};
 use crate::event::{self, Refusal};
 use crate::fold::{self, Folded, Receipt};
+use crate::lead::Change;
+use crate::spool::{Breaker, Spool};
 use crate::store::{Outcome, Store, StoreError};
+
+/// How long the store may take where there is a spool: with the spool's own time it stays under the 3 s in which a
+/// sender has its answer.
+const APPLY_TIMEOUT: Duration = Duration::from_millis(1200);
 
 /// Takes events.
 #[derive(Clone)]
 pub struct Intake {
     store: Arc<dyn Store>,
+    spooling: Option<Spooling>,
+    dead_letters: Option<Arc<DeadLetters>>,
+    alarm: Arc<Alarm>,
+}
+
+/// Where events go while the store cannot take them, and what tells that it cannot.
+#[derive(Clone, Debug)]
+pub struct Spooling {
+    /// Keeps them.
+    pub spool: Arc<Spool>,
+    /// Tells.
+    pub breaker: Arc<Breaker>,
 }
 
 /// What became of an event that was taken.
@@ -19,11 +42,13 @@ pub enum Taken {
     Applied(String, u64),
     /// The lead held it already, at this version.
     Duplicate(String, u64),
+    /// It is on the local disk, and will be applied to this lead when the store can take it.
+    Queued(String),
     /// Nothing is to be done with it: of which lead, if it named one, and why.
     Ignored(Option<String>, String),
 }
 
-/// Why an event was not taken; nothing of it is kept.
+/// Why an event was not taken. It may be a dead letter, but no lead holds anything of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotTaken {
     /// It is wrong, and will be the next time.
@@ -38,13 +63,32 @@ pub enum NotTaken {
 pub type Fate = (&'static str, Result<Taken, NotTaken>);
 
 impl Intake {
-    /// Into this store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    /// Into this store. Without a spool an event is refused while the store cannot take it; without dead letters
+    /// nothing is kept of what is refused for good.
+    pub fn new(store: Arc<dyn Store>, spooling: Option<Spooling>, dead_letters: Option<Arc<DeadLetters>>, alarm: Arc<Alarm>) -> Self {
+        Self { store, spooling, dead_letters, alarm }
     }
 
     /// Takes one event, as the sender wrote it.
     pub async fn take(&self, body: &[u8], receipt: Receipt<'_>) -> Fate {
+        let (label, result) = self.process(body, receipt).await;
+        if let Some(dead_letters) = &self.dead_letters {
+            let kept = match &result {
+                Err(NotTaken::Refused(refusal)) => dead_letters.keep_event(body, label, receipt, reasons::REFUSED, refusal).await,
+                Err(NotTaken::OtherWorkspace) => {
+                    let refusal = Refusal::field("workspaceId", StoreError::OtherWorkspace.to_string());
+                    dead_letters.keep_event(body, label, receipt, reasons::OTHER_WORKSPACE, &refusal).await
+                }
+                _ => Ok(()),
+            };
+            if let Err(error) = kept {
+                self.alarm.raise("dead_letters", &format_args!("an event that was refused is not kept as a dead letter: {error}"));
+            }
+        }
+        (label, result)
+    }
+
+    async fn process(&self, body: &[u8], receipt: Receipt<'_>) -> Fate {
         let event = match event::parse(body) {
             Ok(event) => event,
             Err(refusal) => return ("invalid", Err(NotTaken::Refused(refusal))),
@@ -55,18 +99,85 @@ impl Intake {
             Ok(Folded::UnknownEvent(name)) => return (label, Ok(Taken::Ignored(None, format!("unknown event {name:.100}")))),
             Err(refusal) => return (label, Err(NotTaken::Refused(refusal))),
         };
+        (label, self.apply(*change).await)
+    }
+
+    /// Applies a change, or spools it.
+    async fn apply(&self, change: Change) -> Result<Taken, NotTaken> {
         let lead_id = change.lead_id.clone();
-        let result = match self.store.apply(*change).await {
+        let Some(Spooling { spool, breaker }) = &self.spooling else {
+            let result = self.store.apply(change.clone()).await;
+            return self.told(lead_id, &change, result).await;
+        };
+        let partition = self.store.partition(&change.lead_id);
+        if !spool.holds_back(&change) && breaker.admits(partition) {
+            let late = |_| Err(StoreError::Unavailable("it did not answer in time".to_owned()));
+            match timeout(APPLY_TIMEOUT, self.store.apply(change.clone())).await.unwrap_or_else(late) {
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Refusing(..))) => {
+                    breaker.failed(partition);
+                    self.complain(&error);
+                }
+                result => {
+                    breaker.succeeded(partition);
+                    return self.told(lead_id, &change, result).await;
+                }
+            }
+        }
+        match spool.push(&change).await {
+            Ok(()) => Ok(Taken::Queued(lead_id)),
+            Err(error) => {
+                self.alarm.raise("spool", &format_args!("an event was taken neither by the store nor by the spool: {error}"));
+                Err(NotTaken::Unavailable)
+            }
+        }
+    }
+
+    /// What the store's answer means for the sender.
+    async fn told(&self, lead_id: String, change: &Change, result: Result<Outcome, StoreError>) -> Result<Taken, NotTaken> {
+        match result {
             Ok(Outcome::Applied { version }) => Ok(Taken::Applied(lead_id, version)),
             Ok(Outcome::Duplicate { version }) => Ok(Taken::Duplicate(lead_id, version)),
             Ok(Outcome::Deleted) => Ok(Taken::Ignored(Some(lead_id), "the lead was deleted".to_owned())),
             Ok(Outcome::TooOld) => Ok(Taken::Ignored(Some(lead_id), "older than the history that is kept of this lead".to_owned())),
             Err(StoreError::OtherWorkspace) => Err(NotTaken::OtherWorkspace),
             Err(error) => {
-                tracing::warn!(%error, "an event could not be taken");
+                self.complain(&error);
+                if let (StoreError::Corrupt(_), Some(dead_letters)) = (&error, &self.dead_letters)
+                    && let Err(error) = dead_letters.keep_undeliverable(Undeliverable::Change(change, &error), change.received).await
+                {
+                    self.alarm
+                        .raise("dead_letters", &format_args!("an event that cannot be applied is not kept as a dead letter: {error}"));
+                }
                 Err(NotTaken::Unavailable)
             }
+        }
+    }
+
+    fn complain(&self, error: &StoreError) {
+        let cause = match error {
+            StoreError::Refusing(..) => "store_refuses",
+            StoreError::Corrupt(_) => "store_corrupt",
+            _ => "store_unavailable",
         };
-        (label, result)
+        self.alarm.raise(cause, error);
+    }
+
+    /// Tries a dead letter again. `Err(None)`: nothing is kept of it that could be tried.
+    ///
+    /// # Errors
+    /// It is refused again, or cannot be taken now.
+    pub async fn retry(&self, letter: &Letter, payload: &[u8]) -> Result<Taken, Option<NotTaken>> {
+        match letter.kind {
+            PayloadKind::Event | PayloadKind::Raw => {
+                let workspace_id = Some(&*letter.workspace_id).filter(|workspace_id| !workspace_id.is_empty());
+                let (_, result) = self.process(payload, Receipt { at: letter.first, workspace_id }).await;
+                result.map_err(Some)
+            }
+            PayloadKind::Change => {
+                let change = serde_json::from_slice(payload).map_err(|_| None)?;
+                self.apply(change).await.map_err(Some)
+            }
+            PayloadKind::None => Err(None),
+        }
     }
 }

@@ -1,6 +1,11 @@
 //! The domain: what is known of a lead, and what an event adds to it. Knows no protocol and no database.
+//!
+//! A [`Change`] can be written down, to be applied later, perhaps by another version of this program: a field that
+//! is new needs nothing, one that is renamed keeps its old name as an alias.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
@@ -46,7 +51,8 @@ pub struct MessageCount {
 }
 
 /// One action on a lead.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Activity {
     /// Identity: an action counts once.
     pub action_id: String,
@@ -103,7 +109,8 @@ pub const COMPLETED: &str = "COMPLETED";
 pub const FAILED: &str = "FAILED";
 
 /// Messages of one action that share channel and direction.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MessageTally {
     /// Or [`UNKNOWN`].
     pub channel: String,
@@ -114,7 +121,7 @@ pub struct MessageTally {
 }
 
 /// Where a document was spoken of; the earlier in this list, the more it is believed on the base fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum Source {
     /// `document.received`.
     #[default]
@@ -130,7 +137,8 @@ pub enum Source {
 }
 
 /// What one event said of a document. The derived order is the precedence: the least is believed first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Mention {
     /// Who said it.
     pub source: Source,
@@ -153,7 +161,8 @@ pub struct Mention {
 }
 
 /// A document: what was said of it, merged field by field.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Document {
     /// Identity.
     pub document_id: String,
@@ -186,7 +195,8 @@ impl Document {
 }
 
 /// The outcome of reading a document.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Extraction {
     /// `completed` or `failed`.
     pub status: String,
@@ -199,7 +209,7 @@ pub struct Extraction {
 }
 
 /// The fields of a profile, and of the lead itself, that a sparse patch can set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)] // the names say it
 pub enum ProfileKey {
     ExternalId,
@@ -249,7 +259,8 @@ impl ProfileKey {
 }
 
 /// The value of a profile field.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProfileField {
     /// Empty: cleared by the sender.
     pub value: String,
@@ -258,7 +269,8 @@ pub struct ProfileField {
 }
 
 /// One item of a lead's checklist.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ChecklistItem {
     /// Identity.
     pub item_id: String,
@@ -277,7 +289,8 @@ pub struct ChecklistItem {
 }
 
 /// The application was reported complete.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Completion {
     /// When that was first received.
     pub time: Timestamp,
@@ -286,7 +299,8 @@ pub struct Completion {
 }
 
 /// What one event adds to a lead.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Change {
     /// Whose.
     pub lead_id: String,
@@ -301,7 +315,7 @@ pub struct Change {
 }
 
 /// One thing that a change adds, apart from the activity.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Addition {
     /// More about a document.
     Document(Document),

@@ -19,7 +19,9 @@
 //!   [`store::redis`] is a Redis that several instances share; its `lua/` has the scripts.
 //! - [`watch`]: follows a store's feed, reads each watched lead once per change, and hands one state to all its
 //!   watchers.
-//! - [`intake`]: an event's way in, whoever brings it.
+//! - [`spool`]: events on disk while a Redis is away, and what applies them when it is back; the circuit breaker.
+//! - [`dead_letters`]: events that were refused, and changes that can never be applied, to be tried again.
+//! - [`intake`]: an event's way in, whoever brings it: store, spool or dead letter. [`alarm`]: what operators must know.
 //!
 //! The edges turn this into protocols:
 //! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
@@ -29,14 +31,17 @@
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
 //! [`cli`] (the commands that talk to a server).
 //!
-//! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `intake` ← `webhook`, `grpc`, `admin` ← `serve`.
-//! `api`, `auth`, `config` and `listener` import none of these; `cli` imports only `api` and `config`.
+//! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
+//! `webhook`, `grpc`, `admin` ← `serve`. `api`, `alarm`, `auth`, `config` and `listener` import none of these;
+//! `cli` imports only `api` and `config`.
 
 pub mod admin;
+pub mod alarm;
 pub mod api;
 pub mod auth;
 pub mod cli;
 pub mod config;
+pub mod dead_letters;
 pub mod event;
 pub mod fold;
 pub mod grpc;
@@ -44,6 +49,7 @@ pub mod intake;
 pub mod lead;
 pub mod listener;
 pub mod serve;
+pub mod spool;
 pub mod store;
 pub mod time;
 pub mod watch;

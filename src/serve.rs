@@ -1,5 +1,6 @@
 //! The service: build everything, start everything, drain everything.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,11 +18,14 @@ use tower::ServiceExt;
 use crate::admin::{self, Health};
 use crate::auth::Tokens;
 use crate::config::{ServeConfig, is_loopback};
-use crate::intake::Intake;
+use crate::dead_letters::{DeadLetters, Limits};
+use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
+use crate::spool::drain::{self, Drainer};
+use crate::spool::{Breaker, Spool};
 use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
-use crate::store::redis::{Options, RedisStore};
+use crate::store::redis::{AwaitedRedisStore, Options, RedisStore};
 use crate::watch::Hub;
 use crate::webhook::Secrets;
 use crate::{grpc, webhook};
@@ -45,9 +49,14 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
     let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
     let secrets = Secrets::open(&config.security.webhook_secrets)?;
+    let dead_letters = open_dead_letters(&config)?;
+    // Before the store: what nobody can write to is known at once.
+    let spooling = open_spool(&config)?;
     let store = open_store(&config).await?;
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
-    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), config.max_watches)?;
+    let intake = Intake::new(Arc::clone(&store), spooling.clone(), dead_letters.clone(), Arc::default());
+    let letters = (dead_letters.clone(), intake.clone());
+    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, config.max_watches)?;
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub));
 
     let settings = |name| Settings {
@@ -72,13 +81,18 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks = webhook::routes(Intake::new(Arc::clone(&store)), secrets, config.max_body_bytes, config.noop_route);
+    let webhooks = webhook::routes(intake, secrets, config.max_body_bytes, config.noop_route);
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr));
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));
+    if let Some(Spooling { spool, breaker }) = spooling {
+        tokio::spawn(drain::tell(Arc::clone(&spool), Arc::clone(&breaker)));
+        let rate = config.spool.drain_rate;
+        tokio::spawn(Drainer { spool, store: Arc::clone(&store), breaker, dead_letters, rate }.run());
+    }
     println!("ready");
     tracing::info!(store = store.name(), "ready");
 
@@ -132,7 +146,29 @@ async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
         max_history: config.max_history,
         feed_length: config.feed_length,
     };
+    if config.spool.max_bytes.is_some() {
+        return AwaitedRedisStore::connect(url.expose(), &options).await.context("cannot use Redis");
+    }
     Ok(Arc::new(RedisStore::connect(url.expose(), &options).await.context("cannot use Redis")?))
+}
+
+/// The embedded store needs none: it fails when the disk does, and the spool would fail with it.
+fn open_spool(config: &ServeConfig) -> anyhow::Result<Option<Spooling>> {
+    let Some(max_bytes) = config.spool.max_bytes.filter(|_| config.redis_url.is_some()) else { return Ok(None) };
+    let path = config.data_dir.join("spool");
+    let spool = Spool::open(&path, max_bytes).with_context(|| cannot_open("spool", &path))?;
+    Ok(Some(Spooling { spool: Arc::new(spool), breaker: Arc::new(Breaker::new(config.partitions)) }))
+}
+
+fn open_dead_letters(config: &ServeConfig) -> anyhow::Result<Option<Arc<DeadLetters>>> {
+    let Some(kept) = config.spool.dead_letters else { return Ok(None) };
+    let limits = Limits { count: kept.count, bytes: kept.bytes, age: kept.age, keep_raw: kept.keep_raw };
+    let path = config.data_dir.join("dead-letters.redb");
+    Ok(Some(Arc::new(DeadLetters::open(&path, limits).with_context(|| cannot_open("dead letters", &path))?)))
+}
+
+fn cannot_open(what: &str, path: &Path) -> String {
+    format!("cannot open the {what} {} (each instance needs a --data-dir of its own that it can write to)", path.display())
 }
 
 /// What hyper hands in, as axum wants it.

@@ -6,10 +6,13 @@ use anyhow::{anyhow, bail};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use crate::api::dead_letter_service_client::DeadLetterServiceClient;
 use crate::api::lead_service_client::LeadServiceClient;
 
 /// How long a connection, and an answer that is not a stream, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The same for dead letters: of those that are tried again each may take as long as an event.
+const RETRY_PATIENCE: Duration = Duration::from_secs(60);
 /// The most that one answer may have: a page of large leads.
 const MAX_MESSAGE: usize = 64 << 20;
 
@@ -36,6 +39,11 @@ impl Server {
     /// A client for calls that are answered once.
     pub(super) fn client(&self) -> LeadServiceClient<Channel> {
         LeadServiceClient::new(self.endpoint.clone().timeout(PATIENCE).connect_lazy()).max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// A client of the service of dead letters.
+    pub(super) fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.endpoint.clone().timeout(RETRY_PATIENCE).connect_lazy()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// A client for streams, which have no end.

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use crate::config::ClientCommand;
 
 mod connect;
+mod dead_letters;
 mod delete;
 mod get;
 mod json;
@@ -22,6 +23,7 @@ pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
         ClientCommand::List(args) => list::run(args).await,
         ClientCommand::Watch(args) => watch::run(args).await,
         ClientCommand::Delete(args) => delete::run(args).await,
+        ClientCommand::DeadLetters { command } => dead_letters::run(command).await,
     };
     match ended {
         Err(error) if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::BrokenPipe) => Ok(()),

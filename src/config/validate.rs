@@ -9,7 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::security::{Listeners, SecurityConfig};
-use super::{LogFormat, Secret, ServeArgs};
+use super::{LogFormat, Secret, ServeArgs, SpoolConfig};
 
 /// What `serve` runs with: checked.
 #[derive(Clone, Debug)]
@@ -20,7 +20,7 @@ pub struct ServeConfig {
     pub grpc_addr: SocketAddr,
     /// Where health and metrics are served.
     pub admin_addr: SocketAddr,
-    /// The directory of the embedded store.
+    /// The directory of the embedded store, the spool and dead letters.
     pub data_dir: PathBuf,
     /// The Redis to use; none: the embedded store.
     pub redis_url: Option<Secret>,
@@ -54,6 +54,8 @@ pub struct ServeConfig {
     pub max_connection_age: Option<Duration>,
     /// On shutdown, how long requests are still taken after health says no.
     pub drain_delay: Duration,
+    /// The spool and dead letters.
+    pub spool: SpoolConfig,
     /// Whether `POST /noop` is served.
     pub noop_route: bool,
 }
@@ -88,6 +90,7 @@ impl ServeArgs {
         let max_watches = number("--max-watches", self.max_watches, 1, 10_000_000, &mut wrong);
         let per_connection = number("--max-watches-per-connection", self.max_watches_per_connection, 1, 1_000_000, &mut wrong);
         let age = number("--max-connection-age-seconds", self.max_connection_age_seconds, 0, 31_536_000, &mut wrong);
+        let spool = self.spool.validate(&mut wrong);
         if !wrong.is_empty() {
             return Err(wrong);
         }
@@ -112,6 +115,7 @@ impl ServeArgs {
             cors_origins: self.cors_origins,
             max_connection_age: (age > 0).then(|| Duration::from_secs(age)),
             drain_delay: Duration::from_millis(drain_delay),
+            spool,
             noop_route: self.noop_route,
         })
     }
@@ -127,7 +131,7 @@ impl ServeArgs {
 }
 
 /// The number in its final type. Out of range, it is said, and the result stands in until all is checked.
-fn number<T: TryFrom<u64> + Default>(flag: &str, given: u64, least: u64, most: u64, wrong: &mut Vec<String>) -> T {
+pub(super) fn number<T: TryFrom<u64> + Default>(flag: &str, given: u64, least: u64, most: u64, wrong: &mut Vec<String>) -> T {
     let number = T::try_from(given).ok().filter(|_| (least..=most).contains(&given));
     number.unwrap_or_else(|| {
         wrong.push(format!("{flag} {given} is out of range: use {least} to {most}"));

@@ -7,7 +7,8 @@ use crate::lead::{Activity, ChecklistItem, DOCUMENTS_SHOWN, Document, Lead, Prof
 use crate::time::Timestamp;
 use crate::watch::{Changed, What};
 
-fn time(time: Timestamp) -> ApiTime {
+/// The API's time of a point in time.
+pub fn time(time: Timestamp) -> ApiTime {
     let micros = time.micros();
     ApiTime { seconds: micros.div_euclid(1_000_000), nanos: i32::try_from(micros.rem_euclid(1_000_000) * 1000).unwrap_or(0) }
 }

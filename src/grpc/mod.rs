@@ -10,11 +10,14 @@ use tower::util::MapResponseLayer;
 
 use crate::api;
 use crate::auth::Tokens;
+use crate::dead_letters::DeadLetters;
+use crate::intake::Intake;
 use crate::store::Store;
 use crate::watch::Hub;
 
 mod admission;
 pub mod convert;
+mod dead_letters;
 mod leads;
 mod page_token;
 mod service;
@@ -34,14 +37,22 @@ mod server {
 /// The full name of the service, as health checks name it.
 pub const SERVICE_NAME: &str = "leadfold.v1.LeadService";
 
-/// What the gRPC listener serves: the API, health, reflection. The reporter says how the service is. Where there are
+/// What the gRPC listener serves: the API with the service of dead letters, health, reflection. The reporter says how the service is. Where there are
 /// tokens, every call but those of health needs one.
 ///
 /// # Errors
 /// The descriptors do not fit reflection: then this program was built wrongly.
-pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, tokens: Arc<Tokens>, max_watches: usize) -> anyhow::Result<(Router, HealthReporter)> {
+pub fn routes(
+    store: Arc<dyn Store>,
+    hub: Arc<Hub>,
+    tokens: Arc<Tokens>,
+    letters: (Option<Arc<DeadLetters>>, Intake),
+    max_watches: usize,
+) -> anyhow::Result<(Router, HealthReporter)> {
     let watches = watch::Watches::new(hub, Arc::clone(&store), max_watches);
     let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
+    let letters =
+        server::dead_letter_service_server::DeadLetterServiceServer::new(dead_letters::DeadLetterService::new(letters.0, letters.1));
     let (reporter, health) = tonic_health::server::health_reporter();
     // Both versions of reflection: older tools speak only v1alpha. They also tell of the error details.
     let reflection = || {
@@ -49,7 +60,11 @@ pub fn routes(store: Arc<dyn Store>, hub: Arc<Hub>, tokens: Arc<Tokens>, max_wat
         own.into_iter()
             .fold(tonic_reflection::server::Builder::configure(), tonic_reflection::server::Builder::register_encoded_file_descriptor_set)
     };
-    let routes = Routes::new(service).add_service(health).add_service(reflection().build_v1()?).add_service(reflection().build_v1alpha()?);
+    let routes = Routes::new(service)
+        .add_service(letters)
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
     let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
     let routes = routes.layer(from_fn_with_state(tokens, admission::admit));
     Ok((routes, reporter))

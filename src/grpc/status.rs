@@ -50,6 +50,18 @@ pub(super) fn read_only() -> Status {
     Status::with_error_details(Code::PermissionDenied, "this token may not delete", details("TOKEN_IS_READ_ONLY"))
 }
 
+/// The caller does not see every workspace.
+pub(super) fn all_workspaces_only() -> Status {
+    let message = "this token does not see all workspaces: dead letters may be of any";
+    Status::with_error_details(Code::PermissionDenied, message, details("TOKEN_OF_SOME_WORKSPACES"))
+}
+
+/// There are none to speak of.
+pub(super) fn no_dead_letters() -> Status {
+    let message = "this instance keeps no dead letters: see its --dead-letter-max";
+    Status::with_error_details(Code::FailedPrecondition, message, details("NO_DEAD_LETTERS"))
+}
+
 /// It is not known who calls.
 pub(super) fn unauthenticated(denied: Denied) -> Status {
     let reason = match denied {
@@ -98,7 +110,7 @@ pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(why) => {
+            StoreError::Unavailable(why) | StoreError::Refusing(why, _) => {
                 unavailable("STORE_UNAVAILABLE", format!("the store is not available: {why}"), Duration::from_secs(1))
             }
             StoreError::OtherWorkspace => Self::with_error_details(Code::FailedPrecondition, error.to_string(), details("OTHER_WORKSPACE")),

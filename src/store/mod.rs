@@ -43,6 +43,10 @@ pub enum StoreError {
     /// The store cannot be reached or is not able to work now; the same call may succeed later.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// The store answers, and will not work until somebody sets it right: what it said, and what to do. The same call
+    /// may succeed after that.
+    #[error("the store refuses to work: {0}: {1}")]
+    Refusing(String, &'static str),
     /// What is stored, or the store's answer, makes no sense: retrying will not help.
     #[error("the store holds something unexpected: {0}")]
     Corrupt(String),
@@ -151,6 +155,12 @@ pub trait Store: Send + Sync + 'static {
     /// feed waits; a feed that fell behind too far tells a [`FeedEvent::Gap`]. No [`FeedEvent::Alive`] is sent
     /// while the connection is in doubt. The feed ends when the receiver is dropped.
     fn feed(&self) -> FeedReceiver;
+
+    /// The part of the store that keeps a lead. Parts may fail one by one.
+    fn partition(&self, lead_id: &str) -> u16 {
+        let _ = lead_id;
+        0
+    }
 
     /// Whether the store can be reached and works now.
     async fn check(&self) -> Result<(), StoreError>;

@@ -46,6 +46,7 @@ impl Answer {
         match fate {
             Ok(Taken::Applied(lead_id, at)) => taken("applied", Some(lead_id), version(at), None),
             Ok(Taken::Duplicate(lead_id, at)) => taken("duplicate", Some(lead_id), version(at), None),
+            Ok(Taken::Queued(lead_id)) => taken("queued", Some(lead_id), None, None),
             Ok(Taken::Ignored(lead_id, reason)) => taken("ignored", lead_id, None, Some(reason)),
             Err(NotTaken::Refused(refusal)) => Self::refused(StatusCode::BAD_REQUEST, refusal),
             Err(NotTaken::OtherWorkspace) => {

@@ -6,6 +6,8 @@
 mod aged;
 mod cli;
 mod conformance;
+mod dead_letters;
+mod faults;
 mod grpcurl;
 mod history_checker;
 mod hostile;

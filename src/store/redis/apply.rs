@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use redis::Value;
-use redis::aio::ConnectionManager;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::connection::Connection;
 use super::keys::{Keys, pair_field};
 use super::reply;
 use super::script::Scripts;
@@ -202,7 +202,7 @@ pub(super) struct Limits {
 }
 
 impl Lane {
-    pub(super) fn start(connection: ConnectionManager, scripts: Arc<Scripts>, limits: Limits) -> Self {
+    pub(super) fn start(connection: Connection, scripts: Arc<Scripts>, limits: Limits) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
         tokio::spawn(run(queue, connection, scripts, limits));
         Self { jobs }
@@ -225,7 +225,7 @@ impl Lane {
     }
 }
 
-async fn run(mut queue: mpsc::Receiver<Job>, connection: ConnectionManager, scripts: Arc<Scripts>, limits: Limits) {
+async fn run(mut queue: mpsc::Receiver<Job>, connection: Connection, scripts: Arc<Scripts>, limits: Limits) {
     let calls = Arc::new(Semaphore::new(CALLS_IN_FLIGHT));
     loop {
         let mut jobs = Vec::with_capacity(MAX_BATCH);
@@ -246,7 +246,7 @@ async fn run(mut queue: mpsc::Receiver<Job>, connection: ConnectionManager, scri
     }
 }
 
-async fn send(connection: &mut ConnectionManager, scripts: &Scripts, limits: Limits, mut jobs: Vec<Job>) {
+async fn send(connection: &mut Connection, scripts: &Scripts, limits: Limits, mut jobs: Vec<Job>) {
     // Nobody waits any more for those whose request was given up.
     jobs.retain(|job| !job.reply.is_closed());
     if jobs.is_empty() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManagerConfig;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisError, Value};
 use tokio::time::Instant;
@@ -15,20 +15,25 @@ use crate::lead::{Activity, Change};
 use crate::store::{ActivityPlace, FeedReceiver, ListQuery, MAX_MISSED, Outcome, Place, Read, Store, StoreError, TOMBSTONE, record};
 use crate::time::Timestamp;
 use apply::{Absolute, Lane, Limits, Reply, Seen};
+use connection::Connection;
 use keys::{Keys, LAYOUT};
 use script::Scripts;
 
 mod apply;
+mod awaited;
+mod connection;
 mod feed;
 mod keys;
 mod read;
 mod reply;
 mod script;
 
+pub use awaited::AwaitedRedisStore;
+
 /// How long one call may take; its fate is unknown after that.
 const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
-/// How long a change is tried in all: the webhook answers within 3 s.
-const APPLY_DEADLINE: Duration = Duration::from_millis(2500);
+/// How long a change is tried in all. Then it is spooled, and the webhook answers within 3 s.
+const APPLY_DEADLINE: Duration = Duration::from_millis(1000);
 /// The first wait between two tries; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
 /// Commands of one connection that are under way at once.
@@ -60,7 +65,7 @@ pub struct RedisStore {
     limits: Limits,
     scripts: Arc<Scripts>,
     lane: Lane,
-    reads: ConnectionManager,
+    reads: Connection,
 }
 
 impl RedisStore {
@@ -77,7 +82,7 @@ impl RedisStore {
             .set_max_delay(RESPONSE_TIMEOUT)
             .set_number_of_retries(2)
             .set_concurrency_limit(COMMANDS_IN_FLIGHT);
-        let connect = || ConnectionManager::new_with_config(client.clone(), config.clone());
+        let connect = || Connection::open(client.clone(), config.clone());
         let (writes, mut reads) = (connect().await, connect().await.map_err(|error| reply::store_error(&error))?);
         let writes = writes.map_err(|error| reply::store_error(&error))?;
         let keys = Keys::new(&options.key_prefix, options.partitions);
@@ -261,6 +266,10 @@ impl Store for RedisStore {
         feed::start(self.client.clone(), self.keys.clone(), self.limits.feed_length)
     }
 
+    fn partition(&self, lead_id: &str) -> u16 {
+        self.keys.partition(lead_id)
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         let pong: Result<String, RedisError> = redis::cmd("PING").query_async(&mut self.reads.clone()).await;
         pong.map(drop).map_err(|error| reply::store_error(&error))
@@ -284,7 +293,7 @@ fn client(url: &str) -> Result<Client, RedisError> {
 }
 
 /// A Redis that evicts would forget parts of a lead, and count what it forgot once more.
-async fn refuse_eviction(connection: &mut ConnectionManager) -> Result<(), StoreError> {
+async fn refuse_eviction(connection: &mut Connection) -> Result<(), StoreError> {
     let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.map_err(|error| reply::store_error(&error))?;
     let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction").trim();
     if policy == "noeviction" {
@@ -294,7 +303,7 @@ async fn refuse_eviction(connection: &mut ConnectionManager) -> Result<(), Store
 }
 
 /// Leads are found by their partition, so every instance must count on the same number of them.
-async fn agree_on_layout(connection: &mut ConnectionManager, keys: &Keys) -> Result<(), StoreError> {
+async fn agree_on_layout(connection: &mut Connection, keys: &Keys) -> Result<(), StoreError> {
     let ours = [("layout", LAYOUT.to_owned()), ("partitions", keys.partitions().to_string())];
     for (field, value) in ours {
         let mut pipe = redis::pipe();

@@ -1,6 +1,6 @@
 //! Taking replies apart.
 
-use redis::{RedisError, Value};
+use redis::{ErrorKind, RedisError, Value};
 
 use crate::store::StoreError;
 
@@ -59,12 +59,30 @@ pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
 
 /// What an error of Redis means for whoever asked. Only an answer that will be the same next time is final.
 pub(super) fn store_error(error: &RedisError) -> StoreError {
-    if error.code() == Some("WRONGTYPE") {
-        return StoreError::Corrupt("a key of the wrong type".to_owned());
+    let code = match error.code() {
+        Some("WRONGTYPE") => return StoreError::Corrupt("a key of the wrong type".to_owned()),
+        None if error.kind() == ErrorKind::AuthenticationFailed => Some("WRONGPASS"),
+        code => code,
+    };
+    if let Some(advice) = code.and_then(advice) {
+        return StoreError::Refusing(format!("Redis answered {}", code.unwrap_or_default()), advice);
     }
-    StoreError::Unavailable(match error.code() {
+    StoreError::Unavailable(match code {
         Some(code) => format!("Redis answered {code}"),
         None if error.is_timeout() => "Redis did not answer in time".to_owned(),
         None => "no connection to Redis".to_owned(),
+    })
+}
+
+/// What to do about an answer that waiting does not change. All of these come before anything was written.
+fn advice(code: &str) -> Option<&'static str> {
+    Some(match code {
+        "OOM" => "its memory is full: raise its maxmemory",
+        "MISCONF" => "it cannot write to its disk: see its log, make room",
+        "NOREPLICAS" => "fewer replicas are connected than its min-replicas-to-write",
+        "READONLY" => "it is a replica: name the primary in --redis-url, or the sentinels that know it",
+        "NOAUTH" | "WRONGPASS" => "it does not take the user or password of --redis-url (LEADFOLD_REDIS_URL)",
+        "NOPERM" => "the user of --redis-url lacks a right: the README lists those that are needed",
+        _ => return None,
     })
 }

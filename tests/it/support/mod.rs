@@ -1,6 +1,7 @@
 //! What the tests start and wait for.
 
 pub mod events;
+pub mod ledger;
 pub mod redis;
 pub mod server;
 pub mod tokens;

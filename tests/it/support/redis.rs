@@ -50,9 +50,17 @@ impl RedisServer {
         self.process.wait().expect("redis-server has ended");
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.process.id().to_string()]).status().expect("kill");
+        assert!(sent.success(), "SIG{name} could not be sent");
+    }
+
     /// Starts it again, on the same port with what it has on disk.
     pub fn restart(&mut self) {
-        self.kill();
+        // It may have been killed before.
+        let _ = self.process.kill();
+        self.process.wait().expect("redis-server has ended");
         self.process = spawn(self.port, &self.dir, &self.extra);
         assert!(self.wait_until_it_answers(), "redis-server does not start again on port {}", self.port);
     }

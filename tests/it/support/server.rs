@@ -34,7 +34,12 @@ pub struct Options {
 impl Options {
     /// On this Redis.
     pub fn on(redis: &RedisServer) -> Self {
-        Self { redis_url: Some(redis.url()), ..Self::default() }
+        Self::at(&redis.url())
+    }
+
+    /// On the Redis of this URL.
+    pub fn at(url: &str) -> Self {
+        Self { redis_url: Some(url.to_owned()), ..Self::default() }
     }
 
     /// With this data directory instead of a temporary one.

@@ -1,0 +1,29 @@
+//! Alarms: what an operator must know and do, said once in a while however often it happens.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long the same alarm is not logged again.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Remembers what was said.
+#[derive(Debug, Default)]
+pub struct Alarm {
+    said: Mutex<HashMap<&'static str, Instant>>,
+}
+
+impl Alarm {
+    /// Counts an alarm, and logs it unless its cause was logged just now. A cause is a word of few.
+    pub fn raise(&self, cause: &'static str, what: &dyn Display) {
+        metrics::counter!("leadfold_alarms_total", "cause" => cause).increment(1);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if said.get(cause).is_none_or(|last| now.duration_since(*last) >= SILENCE) {
+            said.insert(cause, now);
+            drop(said);
+            tracing::error!(cause, "{what}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! `leadfold dead-letters`: what was refused is listed, tried again, or dropped.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write, stdin, stdout};
+
+use anyhow::bail;
+use chrono::Utc;
+
+use super::connect::Server;
+use super::json::Json;
+use super::text;
+use crate::api::{DeadLetter, DropDeadLettersRequest, ListDeadLettersRequest, RetryDeadLettersRequest};
+use crate::config::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
+
+/// Letters of one call: of those that are tried again each may take as long as an event.
+const PAGE: usize = 200;
+const RETRIED_AT_ONCE: usize = 20;
+
+pub(super) async fn run(command: DeadLettersCommand) -> anyhow::Result<()> {
+    match command {
+        DeadLettersCommand::List(args) => list(args).await,
+        DeadLettersCommand::Retry(args) => retry(args).await,
+        DeadLettersCommand::Drop(args) => drop_letters(args).await,
+    }
+}
+
+/// Letters, the newest first: `limit` at most.
+async fn letters(server: &Server, limit: usize, include_payloads: bool) -> anyhow::Result<(Vec<DeadLetter>, bool)> {
+    let mut client = server.dead_letters();
+    let (mut letters, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page_size = i32::try_from(PAGE.min(limit - letters.len()))?;
+        let request = ListDeadLettersRequest { page_size, page_token, include_payloads };
+        let page = client.list_dead_letters(request).await.map_err(|status| server.explain(&status))?.into_inner();
+        letters.extend(page.dead_letters);
+        page_token = page.next_page_token;
+        if page_token.is_empty() || letters.len() >= limit {
+            return Ok((letters, !page_token.is_empty()));
+        }
+    }
+}
+
+async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
+    let server = Server::new(&args.client.server)?;
+    let (letters, more) = letters(&server, usize::try_from(args.limit)?, args.payloads).await?;
+    let mut out = stdout().lock();
+    if args.client.json {
+        let json = Json::new()?;
+        for letter in &letters {
+            writeln!(out, "{}", json.line("DeadLetter", letter)?)?;
+        }
+        return Ok(());
+    }
+    if letters.is_empty() {
+        writeln!(out, "no dead letters on {}", server.name())?;
+        return Ok(());
+    }
+    let now = Utc::now();
+    let rows = letters.iter().map(|letter| {
+        let wrong = if letter.field.is_empty() { letter.error.clone() } else { format!("{}: {}", letter.field, letter.error) };
+        let lead = if letter.lead_id.is_empty() { "-" } else { &letter.lead_id };
+        let retriable = if letter.retriable { "yes" } else { "no" };
+        let (id, event, reason) = (letter.dead_letter_id.clone(), letter.event.clone(), letter.reason.clone());
+        let last = text::ago(letter.latest_time.as_ref(), now);
+        [id, last, letter.count.to_string(), event, lead.to_owned(), retriable.to_owned(), reason, wrong]
+    });
+    let header = ["id", "last", "times", "event", "lead", "retriable", "reason", "what was wrong"];
+    writeln!(out, "{}", text::table(header, rows).trim_fmt())?;
+    if args.payloads {
+        for letter in letters.iter().filter(|letter| !letter.payload.is_empty()) {
+            writeln!(out, "\n{}: {}", letter.dead_letter_id, text::plain(&letter.payload))?;
+        }
+    }
+    if more {
+        writeln!(out, "there are more: see --limit")?;
+    }
+    Ok(())
+}
+
+async fn retry(args: DeadLettersRetryArgs) -> anyhow::Result<()> {
+    let server = Server::new(&args.client.server)?;
+    let ids = if args.all { every_id(&server, true).await? } else { args.ids };
+    let mut client = server.dead_letters();
+    let mut out = stdout().lock();
+    let json = Json::new()?;
+    let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    // The oldest first: as they came.
+    for ids in ids.chunks(RETRIED_AT_ONCE) {
+        let request = RetryDeadLettersRequest { dead_letter_ids: ids.to_vec() };
+        let answer = client.retry_dead_letters(request).await.map_err(|status| server.explain(&status))?.into_inner();
+        for result in answer.results {
+            if args.client.json {
+                writeln!(out, "{}", json.line("RetriedDeadLetter", &result)?)?;
+            } else if !result.error.is_empty() || result.outcome == "not_found" {
+                let line = format!("{}  {}  {}", result.dead_letter_id, result.outcome, result.error);
+                writeln!(out, "{}", text::plain(line.trim_end()))?;
+            }
+            *outcomes.entry(result.outcome).or_default() += 1;
+        }
+    }
+    if !args.client.json {
+        let told: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        writeln!(out, "{}", if told.is_empty() { "nothing to try again".to_owned() } else { told.join(", ") })?;
+    }
+    let stay = ["refused", "unavailable", "not_retriable", "not_found"];
+    let stay: u64 = outcomes.iter().filter(|(outcome, _)| stay.contains(&outcome.as_str())).map(|(_, count)| count).sum();
+    if stay > 0 {
+        bail!("{} could not be taken", text::count(stay, "dead letter"));
+    }
+    Ok(())
+}
+
+async fn drop_letters(args: DeadLettersDropArgs) -> anyhow::Result<()> {
+    let server = Server::new(&args.client.server)?;
+    let ids = if args.all { every_id(&server, false).await? } else { args.ids };
+    if !args.yes && !confirmed(ids.len())? {
+        bail!("nothing was dropped");
+    }
+    let mut client = server.dead_letters();
+    let mut dropped = 0;
+    for ids in ids.chunks(PAGE) {
+        let request = DropDeadLettersRequest { dead_letter_ids: ids.to_vec() };
+        dropped += client.drop_dead_letters(request).await.map_err(|status| server.explain(&status))?.into_inner().dropped_count;
+    }
+    let done = if args.client.json {
+        serde_json::json!({ "dropped": dropped }).to_string()
+    } else {
+        format!("dropped {}", text::count(dropped, "dead letter"))
+    };
+    writeln!(stdout(), "{done}")?;
+    Ok(())
+}
+
+/// The ids of all letters, the oldest first.
+async fn every_id(server: &Server, retriable: bool) -> anyhow::Result<Vec<String>> {
+    let (letters, _) = letters(server, usize::MAX, false).await?;
+    let wanted = letters.into_iter().rev().filter(|letter| letter.retriable || !retriable);
+    Ok(wanted.map(|letter| letter.dead_letter_id).collect())
+}
+
+fn confirmed(count: usize) -> anyhow::Result<bool> {
+    let letters = text::count(count as u64, "dead letter");
+    if !stdin().is_terminal() {
+        bail!("there is no terminal to ask on: add --yes to drop {letters} for good");
+    }
+    // Not on stdout: that may be a file.
+    write!(std::io::stderr(), "Drop {letters} for good? [y/N] ")?;
+    let mut answer = String::new();
+    stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
