@@ -1,4 +1,4 @@
-//! Clients of other people: grpcurl, and Python with grpcio. `.ci/run` installs them into a directory and names it
+//! Clients of other people: grpcurl, Python with grpcio, and buf. `.ci/run` installs them into a directory and names it
 //! in `LEADFOLD_TEST_CLIENTS`.
 
 use std::io::{BufRead, BufReader};
@@ -62,8 +62,21 @@ async fn python_lists_reads_and_watches() {
     see_a_tick(python("watch"), &server).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buf_curl_learns_the_api_by_the_newer_reflection() {
+    let Some(buf) = clients().map(|clients| clients.join("node_modules/.bin/buf")).filter(|buf| buf.exists()) else { return };
+    let server = Setup::embedded();
+    let version = server.post(SAMPLE).await.version();
+    let mut command = Command::new(buf);
+    command.args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--reflect-protocol", "grpc-v1"]);
+    command.args(["-d", &json!({"lead_id": SAMPLE_LEAD}).to_string()]);
+    command.arg(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc));
+    let answer: Value = serde_json::from_str(&output(command)).expect("JSON");
+    assert_eq!((&answer["lead"]["version"], &answer["lead"]["leadId"]), (&json!(version.to_string()), &json!(SAMPLE_LEAD)));
+}
+
 /// The directory with the clients, if there is one.
-fn clients() -> Option<PathBuf> {
+pub fn clients() -> Option<PathBuf> {
     let dir = std::env::var_os("LEADFOLD_TEST_CLIENTS").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     if dir.is_none() {
         eprintln!("SKIPPED: LEADFOLD_TEST_CLIENTS names no directory with grpcurl and grpcio; .ci/run prepares one");
@@ -85,7 +98,8 @@ async fn see_a_tick(mut command: Command, server: &Server) {
     assert_eq!(second["update"]["changes"][0]["activity"]["actionId"], "the tick", "{second}");
 }
 
-struct Killed(Child);
+/// A client; dropped, it is killed.
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
@@ -95,7 +109,7 @@ impl Drop for Killed {
 }
 
 /// The JSON messages that a process prints, as they come.
-fn messages(stdout: ChildStdout) -> mpsc::Receiver<Value> {
+pub fn messages(stdout: ChildStdout) -> mpsc::Receiver<Value> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut text = String::new();

@@ -5,6 +5,7 @@
 
 mod aged;
 mod cli;
+mod clients;
 mod conformance;
 mod dead_letters;
 mod faults;

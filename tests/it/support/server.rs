@@ -22,7 +22,7 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 pub const WEBHOOK: &str = "/webhooks/omniai";
 
 /// How a server is started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Options {
     redis_url: Option<String>,
     data_dir: Option<PathBuf>,
