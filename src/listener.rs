@@ -36,6 +36,9 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 const SEND_BUFFER: usize = 16 * 1024;
 /// How long a connection that has reached its age may take to end, if its age is not shorter still.
 const GRACE: Duration = Duration::from_secs(30);
+/// Streams that a peer opened and took back before they were looked at. At hyper's default of 20, one client that cancels
+/// many calls at once ends every watch of its connection.
+const CANCELLED_UNSEEN: usize = 4096;
 /// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -182,6 +185,7 @@ where
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
         .max_send_buf_size(SEND_BUFFER)
+        .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
     let (socket, outbox) = socket::split(stream);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
 use tower::util::MapResponseLayer;
@@ -18,6 +18,7 @@ use crate::watch::Hub;
 mod admission;
 pub mod convert;
 mod dead_letters;
+mod deadline;
 mod leads;
 mod page_token;
 mod service;
@@ -66,6 +67,6 @@ pub fn routes(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
-    let routes = routes.layer(from_fn_with_state(tokens, admission::admit));
+    let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(tokens, admission::admit));
     Ok((routes, reporter))
 }

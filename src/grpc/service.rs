@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt, stream};
+use prost::Message;
 use tonic::{Request, Response, Status};
 
 use super::admission::caller;
 use super::leads::Leads;
 use super::page_token;
 use super::shared::{self, NoMessages};
-use super::status::{invalid, no_workspace, not_found, read_only};
+use super::status::{exhausted, invalid, no_workspace, not_found, read_only};
 use super::watch::{Admission, Watches};
 use super::wire::Encoded;
 use super::{convert, server};
@@ -26,8 +27,10 @@ const MAX_BATCH: usize = 1000;
 const DEFAULT_PAGE: usize = 50;
 const MAX_LEADS_PAGE: usize = 200;
 const MAX_PARTS_PAGE: usize = 1000;
-/// A page of leads ends early rather than be larger: clients take 4 MiB unless told otherwise.
+/// A page ends early rather than be larger: clients take 4 MiB unless told otherwise.
 const MAX_PAGE_BYTES: usize = 3 * 1024 * 1024;
+/// A batch has no second page: it may be as large as clients take.
+const MAX_BATCH_BYTES: usize = 4 * 1024 * 1024;
 /// Leads that one call reads at the same time.
 const READS_IN_FLIGHT: usize = 32;
 
@@ -75,6 +78,17 @@ fn page_size(asked: i32, max: usize) -> Result<usize, Status> {
     }
 }
 
+/// How many of these fit into one page: at least one, so that a walk comes on.
+fn fitting<M: Message>(items: &[M]) -> usize {
+    let mut bytes = 0;
+    // A field's tag and length are four bytes at most here.
+    let larger = items.iter().position(|item| {
+        bytes += item.encoded_len() + 4;
+        bytes > MAX_PAGE_BYTES
+    });
+    larger.map_or(items.len(), |larger| larger.max(1))
+}
+
 #[tonic::async_trait]
 impl server::lead_service_server::LeadService for LeadService {
     async fn get_lead(&self, request: Request<api::GetLeadRequest>) -> Result<Response<Encoded>, Status> {
@@ -96,12 +110,18 @@ impl server::lead_service_server::LeadService for LeadService {
         }
         let mut asked = HashSet::new();
         let once = lead_ids.iter().map(String::as_str).filter(|lead_id| asked.insert(*lead_id));
-        let (mut answer, mut rest) = (BytesMut::new(), api::BatchGetLeadsResponse::default());
+        let (mut answer, mut rest, mut missing_bytes) = (BytesMut::new(), api::BatchGetLeadsResponse::default(), 0);
         let mut leads = std::pin::pin!(self.fields(once.collect::<Vec<_>>().into_iter(), &caller));
         while let Some((lead_id, field)) = leads.try_next().await? {
             match field {
                 Some(field) => answer.extend_from_slice(&field),
-                None => rest.not_found_lead_ids.push(lead_id.to_owned()),
+                None => {
+                    missing_bytes += lead_id.len() + 3; // a tag and a length of two bytes
+                    rest.not_found_lead_ids.push(lead_id.to_owned());
+                }
+            }
+            if answer.len() + missing_bytes > MAX_BATCH_BYTES {
+                return Err(exhausted("bytes of an answer", "the leads take more than 4 MiB, which clients refuse: ask for fewer at once"));
             }
         }
         Ok(Response::new(Encoded::with(answer, &rest)))
@@ -153,13 +173,13 @@ impl server::lead_service_server::LeadService for LeadService {
         let behind = page_token::decode(&query, &request.page_token)?.map(|(time, action_id)| ActivityPlace { time, action_id });
         self.visible(&request.lead_id, &caller).await?;
         let activities = self.store.activities(&request.lead_id, behind.as_ref(), limit + 1).await?;
-        let mut activities = activities.ok_or_else(|| not_found(&request.lead_id))?;
-        let more = activities.len() > limit;
-        activities.truncate(limit);
-        let last = activities.last().filter(|_| more);
+        let activities = activities.ok_or_else(|| not_found(&request.lead_id))?;
+        let mut page: Vec<_> = activities.iter().take(limit).map(convert::activity).collect();
+        page.truncate(fitting(&page));
+        let last = activities.get(page.len().wrapping_sub(1)).filter(|_| page.len() < activities.len());
         Ok(Response::new(api::ListActivitiesResponse {
             next_page_token: last.map(|last| page_token::encode(&query, last.time, &last.action_id)).unwrap_or_default(),
-            activities: activities.iter().map(convert::activity).collect(),
+            activities: page,
         }))
     }
 
@@ -173,14 +193,14 @@ impl server::lead_service_server::LeadService for LeadService {
         let read = self.store.read(&request.lead_id, None).await?.filter(|read| caller.sees(&read.lead.workspace_id));
         let lead = read.ok_or_else(|| not_found(&request.lead_id))?.lead;
         let is_behind = |place: (_, &str)| behind.as_ref().is_none_or(|(time, id)| place < (*time, id.as_str()));
-        let mut page: Vec<_> =
+        let documents: Vec<_> =
             lead.documents.iter().filter(|document| is_behind((document.create_time(), &document.document_id))).take(limit + 1).collect();
-        let more = page.len() > limit;
-        page.truncate(limit);
-        let last = page.last().filter(|_| more);
+        let mut page: Vec<_> = documents.iter().take(limit).map(|document| convert::document(document)).collect();
+        page.truncate(fitting(&page));
+        let last = documents.get(page.len().wrapping_sub(1)).filter(|_| page.len() < documents.len());
         Ok(Response::new(api::ListDocumentsResponse {
             next_page_token: last.map(|last| page_token::encode(&query, last.create_time(), &last.document_id)).unwrap_or_default(),
-            documents: page.into_iter().map(convert::document).collect(),
+            documents: page,
         }))
     }
 

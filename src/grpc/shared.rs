@@ -58,7 +58,8 @@ pub(super) fn with_stream(mut response: Response<Body>) -> Response<Body> {
     response.map(|_| Body::new(StreamBody::new(frames)))
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+/// How a status ends a stream.
+pub(super) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if let Err(instead) = status.add_header(&mut trailers) {
         // Details that no header can hold: the code and the words will do.

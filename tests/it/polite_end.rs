@@ -4,9 +4,12 @@ use std::time::{Duration, Instant};
 
 use leadfold::api::lead_service_client::LeadServiceClient;
 use leadfold::api::{GetLeadRequest, WatchLeadRequest};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tonic::Code;
 use tonic::transport::Endpoint;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_reflection::pb::v1::{self, server_reflection_client::ServerReflectionClient};
 
 use crate::support::events::{SAMPLE_TIME, message};
 use crate::support::server::{Options, Server};
@@ -84,4 +87,41 @@ async fn nobody_can_hold_the_server_up() {
     assert!(exit.status.success(), "{}", server.logs());
     assert!(exit.took < Duration::from_millis(2500), "it took {:?}", exit.took);
     drop((silent, stalled));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_half_a_greeting_nor_health_nor_reflection_holds_the_server_up() {
+    let mut server = Server::start(&Options::default().env("LEADFOLD_DRAIN_DELAY_MS", "0").env("LEADFOLD_DRAIN_SECONDS", "2"));
+    let mut preface = TcpStream::connect(&server.grpc).await.expect("a connection");
+    preface.write_all(b"PRI * HTTP/2.0\r\n").await.expect("half of HTTP/2's greeting");
+    let mut header = TcpStream::connect(&server.http).await.expect("a connection");
+    header.write_all(b"POST /webhooks/omniai HTTP/1.1\r\nhost: x\r\nconten").await.expect("half a header");
+    let mut body = TcpStream::connect(&server.http).await.expect("a connection");
+    body.write_all(b"POST /webhooks/omniai HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{")
+        .await
+        .expect("half a body");
+    let mut health = HealthClient::new(server.channel());
+    let mut health = health.watch(HealthCheckRequest::default()).await.expect("a stream of health").into_inner();
+    health.message().await.expect("its state").expect("its state");
+    let asks = futures::stream::pending::<v1::ServerReflectionRequest>();
+    let mut reflection = ServerReflectionClient::new(server.channel());
+    let reflection = tokio::spawn(async move { reflection.server_reflection_info(asks).await.map(tonic::Response::into_inner) });
+    let exit = tokio::task::block_in_place(|| server.terminate());
+    assert!(exit.status.success(), "{}", server.logs());
+    assert!(exit.took < Duration::from_millis(2500), "it took {:?}", exit.took);
+    drop((preface, header, body, health, reflection));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_skips_the_wait() {
+    let settings = Options::default().env("LEADFOLD_DRAIN_DELAY_MS", "5000").env("LEADFOLD_DRAIN_SECONDS", "10");
+    let mut server = Server::start(&settings);
+    let mut watch = LeadWatch::open(&server, &fresh_id(), 0).await;
+    watch.next().await;
+    let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client");
+    let ready = async || web.get(format!("http://{}/readyz", server.admin)).send().await.expect("an answer").status().as_u16();
+    server.signal_termination();
+    eventually("it has noticed", async || (ready().await == 503).then_some(())).await;
+    let exit = tokio::task::block_in_place(|| server.terminate());
+    assert!(exit.took < Duration::from_secs(3), "it took {:?}", exit.took);
 }

@@ -1,0 +1,251 @@
+//! What gRPC clients meet on the wire when they ask for something odd, or for much.
+
+use std::time::Duration;
+
+use leadfold::api::lead_service_client::LeadServiceClient;
+use leadfold::api::{BatchGetLeadsRequest, GetLeadRequest, ListActivitiesRequest, ListDocumentsRequest, WatchLeadRequest};
+use serde_json::{Value, json};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::{Code, Request};
+use tonic_types::StatusExt;
+
+use crate::support::events::{SAMPLE_TIME, message};
+use crate::support::redis::RedisServer;
+use crate::support::server::{Options, Server};
+use crate::support::watching::{LeadWatch, version};
+use crate::support::{PATIENCE, Setup, fresh_id, on_both_stores};
+
+on_both_stores!(pages_of_large_things_end_early);
+
+const STREAMS: &str = "leadfold_watch_streams";
+/// What clients take unless told otherwise.
+const FOUR_MEBIBYTES: usize = 4 << 20;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_exist_is_unimplemented() {
+    let server = Setup::embedded();
+    for path in ["/leadfold.v1.LeadService/Nothing", "/leadfold.v1.NoService/GetLead", "/leadfold.v2.LeadService/GetLead", "/nothing"] {
+        let mut client = tonic::client::Grpc::new(server.channel());
+        client.ready().await.expect("a connection");
+        let codec = tonic_prost::ProstCodec::<GetLeadRequest, ()>::default();
+        let answer = client.unary(Request::new(GetLeadRequest::default()), PathAndQuery::from_static(path), codec).await;
+        assert_eq!(answer.map(drop).expect_err(path).code(), Code::Unimplemented, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_bad_ids_are_refused_in_words_that_fit_into_headers() {
+    let server = Setup::embedded();
+    for bad in [String::new(), "x".repeat(257), "ü".repeat(4000)] {
+        let lead_ids = vec![bad; 500];
+        let status = server.client().batch_get_leads(BatchGetLeadsRequest { lead_ids }).await.expect_err("bad ids");
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().starts_with("lead_ids[0]: ") && status.message().len() < 200, "{}", status.message());
+        let violations = status.get_details_bad_request().expect("which field").field_violations;
+        assert_eq!(violations.iter().map(|violation| &*violation.field).collect::<Vec<_>>(), ["lead_ids[0]"]);
+        assert!(status.details().len() < 1000, "{} bytes of details", status.details().len());
+    }
+}
+
+/// A lead with a checklist of about 400 KB.
+async fn large_lead(server: &Server) -> String {
+    let lead_id = fresh_id();
+    let items: Vec<Value> =
+        (0..100).map(|item| json!({"checklistItemId": format!("item {item}"), "value": "v".repeat(4000), "status": "TODO"})).collect();
+    server.apply(&json!({"event": "lead.updated", "data": {"leadId": lead_id, "checklistItems": items}})).await;
+    lead_id
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_clients_would_not_take_is_refused_in_words() {
+    let server = Setup::embedded();
+    let mut lead_ids = Vec::new();
+    for _ in 0..11 {
+        lead_ids.push(large_lead(&server).await);
+    }
+    let status = server.client().batch_get_leads(BatchGetLeadsRequest { lead_ids: lead_ids.clone() }).await.expect_err("too much");
+    assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+    assert!(status.message().contains("ask for fewer"), "{status:?}");
+    lead_ids.pop();
+    let answer = server.client().batch_get_leads(BatchGetLeadsRequest { lead_ids }).await.expect("one less is fine").into_inner();
+    assert_eq!(answer.leads.len(), 10);
+}
+
+async fn pages_of_large_things_end_early(server: Setup) {
+    let lead_id = fresh_id();
+    let large = |n: usize| {
+        let mut event = message(&lead_id, &format!("a{n}"), SAMPLE_TIME);
+        event["actionLog"]["summary"] = json!("s".repeat(2048));
+        event["actionLog"]["error"] = json!("e".repeat(2048));
+        let document = |d: usize| json!({"id": format!("d{n}-{d}"), "filename": "f".repeat(1024), "mimeType": "m".repeat(256)});
+        event["actionLog"]["messages"][0]["documents"] = (0..3).map(document).collect();
+        event
+    };
+    let mut posts = Vec::new();
+    for n in 0..1100 {
+        posts.push(large(n).to_string());
+    }
+    let answers: Vec<_> = futures::StreamExt::collect(futures::StreamExt::buffer_unordered(
+        futures::stream::iter(posts.into_iter().map(|post| server.post(post))),
+        32,
+    ))
+    .await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+
+    let mut client = server.client();
+    let (mut token, mut found, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let request = ListActivitiesRequest { lead_id: lead_id.clone(), page_size: 1000, page_token: token };
+        let page = client.list_activities(request).await.expect("a page that fits").into_inner();
+        assert!(prost::Message::encoded_len(&page) < FOUR_MEBIBYTES && !page.activities.is_empty());
+        found.extend(page.activities.into_iter().map(|activity| activity.action_id));
+        (token, pages) = (page.next_page_token, pages + 1);
+        if token.is_empty() {
+            break;
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!((found.len(), pages), (1100, 2), "each once");
+
+    let (mut token, mut found, mut pages) = (String::new(), Vec::new(), 0);
+    loop {
+        let request = ListDocumentsRequest { lead_id: lead_id.clone(), page_size: 1000, page_token: token };
+        let page = client.list_documents(request).await.expect("a page that fits").into_inner();
+        assert!(prost::Message::encoded_len(&page) < FOUR_MEBIBYTES && !page.documents.is_empty());
+        found.extend(page.documents.into_iter().map(|document| document.document_id));
+        (token, pages) = (page.next_page_token, pages + 1);
+        if token.is_empty() {
+            break;
+        }
+    }
+    found.sort();
+    found.dedup();
+    assert_eq!((found.len(), pages), (3300, 4), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_opened_and_cancelled_at_once_end_no_other() {
+    let server = Setup::embedded();
+    let (channel, lead_id) = (server.channel(), fresh_id());
+    // More than hyper's 200 on the one connection.
+    let mut steady = Vec::new();
+    for _ in 0..250 {
+        let mut watch = LeadWatch::over(&channel, &lead_id, 0).await.expect("the stream opens");
+        watch.next().await;
+        steady.push(watch);
+    }
+    for _ in 0..5 {
+        let opened = (0..500).map(|_| {
+            let mut client = LeadServiceClient::new(channel.clone());
+            tokio::spawn(async move { client.watch_lead(WatchLeadRequest { lead_id: "l".into(), ..Default::default() }).await.map(drop) })
+        });
+        for task in opened.collect::<Vec<_>>() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+    server.eventually_metric(STREAMS, 250.0).await;
+    let newest = server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+    for mut watch in steady {
+        assert_eq!(version(&watch.next().await), newest);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_ends_at_the_deadline_that_its_caller_told() {
+    let redis = RedisServer::start();
+    let server = Server::start(&Options::on(&redis));
+    // Told in a header only: tonic's client would end the call by itself otherwise, and prove nothing.
+    let with_timeout = |timeout: &'static str| {
+        let mut request = Request::new(WatchLeadRequest { lead_id: fresh_id(), ..Default::default() });
+        request.metadata_mut().insert("grpc-timeout", timeout.parse().expect("a timeout"));
+        request
+    };
+    let began = std::time::Instant::now();
+    let mut stream = server.client().watch_lead(with_timeout("700m")).await.expect("the stream opens").into_inner();
+    stream.message().await.expect("a first message").expect("before the end");
+    let status = tokio::time::timeout(PATIENCE, stream.message()).await.expect("in time").expect_err("the end");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(status.message().contains("grpc-timeout") && began.elapsed() >= Duration::from_millis(700), "{status:?}");
+    server.eventually_metric(STREAMS, 0.0).await;
+
+    let () = redis::cmd("CLIENT").arg("PAUSE").arg(900).query(&mut redis.connection()).expect("Redis pauses");
+    // By gRPC-Web, whose client here knows nothing of deadlines.
+    let message = prost::Message::encode_to_vec(&GetLeadRequest { lead_id: "l".to_owned() });
+    let web = reqwest::Client::builder().no_proxy().http1_only().timeout(PATIENCE).build().expect("an HTTP client");
+    let request = web.post(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc)).header("grpc-timeout", "200m");
+    let request = request.header("content-type", "application/grpc-web+proto").body([&[0, 0, 0, 0, 3], &*message].concat());
+    let answer = request.send().await.expect("an answer");
+    assert!(answer.headers()["grpc-status"] == "4", "{answer:?}");
+    // Far off, or broken: as if there were none.
+    for timeout in ["99999999H", "10S", "soon"] {
+        let mut stream = server.client().watch_lead(with_timeout(timeout)).await.expect(timeout).into_inner();
+        stream.message().await.expect(timeout).expect(timeout);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_deliveries_of_one_event_at_the_same_time_count_once() {
+    for server in [Setup::embedded(), Setup::redis()] {
+        let lead_id = fresh_id();
+        let event = message(&lead_id, "a1", SAMPLE_TIME).to_string();
+        let answers = futures::future::join_all((0..50).map(|_| server.post(event.clone()))).await;
+        let applied = answers.iter().filter(|answer| answer.outcome() == "applied").count();
+        let duplicates = answers.iter().filter(|answer| answer.outcome() == "duplicate").count();
+        assert_eq!((applied, duplicates), (1, 49));
+        assert_eq!(server.lead(&lead_id).await.message_count, 1);
+    }
+}
+
+/// On demand, for it takes half a minute: `LEADFOLD_TEST_VANISHED=1`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_has_vanished_is_noticed() {
+    if std::env::var_os("LEADFOLD_TEST_VANISHED").is_none() {
+        eprintln!("SKIPPED: LEADFOLD_TEST_VANISHED=1 runs it, for half a minute");
+        return;
+    }
+    let server = Setup::embedded();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_leadfold"));
+    command.args(["watch", "a lead", "--server", &format!("http://{}", server.grpc)]).stdout(std::process::Stdio::null());
+    let client = crate::grpcurl::Killed(command.spawn().expect("the client"));
+    server.eventually_metric(STREAMS, 1.0).await;
+    let stopped = std::process::Command::new("kill").args(["-s", "STOP", &client.0.id().to_string()]).status().expect("kill");
+    assert!(stopped.success());
+    let began = std::time::Instant::now();
+    while server.metric(STREAMS).await > 0.0 {
+        assert!(began.elapsed() < Duration::from_secs(45), "a client that answers no ping is kept");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(5), "it was ended by something else");
+}
+
+/// On demand, for it takes minutes: `LEADFOLD_TEST_CHURN=20` rounds of 10,000 streams that come and go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_come_and_go_leave_nothing_behind() {
+    let rounds = std::env::var("LEADFOLD_TEST_CHURN").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(0);
+    if rounds == 0 {
+        eprintln!("SKIPPED: LEADFOLD_TEST_CHURN=20 runs it, for minutes");
+        return;
+    }
+    let server = Server::start(&Options::default());
+    let lead_id = fresh_id();
+    let mut memory = Vec::new();
+    for _ in 0..rounds {
+        let mut watches = Vec::new();
+        for _ in 0..10 {
+            let channel = server.channel();
+            for _ in 0..1000 {
+                watches.push(LeadWatch::over(&channel, &lead_id, 0).await.expect("the stream opens"));
+            }
+        }
+        assert_eq!(server.metric(STREAMS).await, 10_000.0);
+        drop(watches);
+        server.eventually_metric(STREAMS, 0.0).await;
+        memory.push(server.memory());
+    }
+    println!("bytes after each round: {memory:?}");
+    // The first rounds warm the allocator up.
+    let (early, late) = (memory[memory.len() / 2], memory[memory.len() - 1]);
+    assert!(late < early + early / 10 + 5_000_000, "it grows: {memory:?}");
+}
