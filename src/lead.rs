@@ -94,7 +94,7 @@ impl Activity {
 
     /// How many messages it carried.
     pub fn message_count(&self) -> u64 {
-        self.messages.iter().map(|tally| tally.count).sum()
+        self.messages.iter().fold(0, |count, tally| count.saturating_add(tally.count))
     }
 
     /// The messages that count: those of a completed action.

@@ -29,7 +29,8 @@
 //! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
-//! [`cli`] (the commands that talk to a server).
+//! [`cli`] (the commands that talk to a server). `fuzzing` has what must hold of any bytes from outside; only tests and
+//! the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
 //! `webhook`, `grpc`, `admin` ← `serve`. `api`, `alarm`, `auth`, `config` and `listener` import none of these;
@@ -44,6 +45,8 @@ pub mod config;
 pub mod dead_letters;
 pub mod event;
 pub mod fold;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod grpc;
 pub mod intake;
 pub mod lead;

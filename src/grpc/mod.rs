@@ -20,7 +20,7 @@ pub mod convert;
 mod dead_letters;
 mod deadline;
 mod leads;
-mod page_token;
+pub(crate) mod page_token;
 mod service;
 mod shared;
 mod sight;

@@ -17,7 +17,7 @@ const CHECK_BYTES: usize = 8;
 const TIME_BYTES: usize = 8;
 
 /// Makes the token of a place within a query. `query` names the query in any unambiguous way.
-pub(super) fn encode(query: &str, time: Timestamp, id: &str) -> String {
+pub(crate) fn encode(query: &str, time: Timestamp, id: &str) -> String {
     let mut bytes = time.micros().to_be_bytes().to_vec();
     bytes.extend_from_slice(id.as_bytes());
     let mut token = check(query, &bytes).to_vec();
@@ -29,7 +29,7 @@ pub(super) fn encode(query: &str, time: Timestamp, id: &str) -> String {
 ///
 /// # Errors
 /// The token is broken or of another query.
-pub(super) fn decode(query: &str, token: &str) -> Result<Option<(Timestamp, String)>, Status> {
+pub(crate) fn decode(query: &str, token: &str) -> Result<Option<(Timestamp, String)>, Status> {
     if token.is_empty() {
         return Ok(None);
     }

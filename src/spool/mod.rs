@@ -27,7 +27,7 @@ mod breaker;
 pub mod drain;
 mod files;
 mod reader;
-mod record;
+pub(crate) mod record;
 #[cfg(test)]
 mod tests;
 mod writer;

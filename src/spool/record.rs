@@ -22,28 +22,28 @@ const MAX_BODY: usize = 64 << 20;
 
 /// What is known of a record without reading its change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Meta {
+pub(crate) struct Meta {
     /// When the event arrived.
-    pub(super) received: Timestamp,
+    pub(crate) received: Timestamp,
     /// The hash of its lead's id.
-    pub(super) lead: u64,
+    pub(crate) lead: u64,
     /// Whether it must not overtake others of its lead, or be overtaken.
-    pub(super) ordered: bool,
+    pub(crate) ordered: bool,
 }
 
 impl Meta {
-    pub(super) fn of(change: &Change) -> Self {
+    pub(crate) fn of(change: &Change) -> Self {
         Self { received: change.received, lead: xxh3_64(change.lead_id.as_bytes()), ordered: is_ordered(change) }
     }
 }
 
 /// A profile patch carries no time, so the last to arrive wins; all else joins in any order.
-pub(super) fn is_ordered(change: &Change) -> bool {
+pub(crate) fn is_ordered(change: &Change) -> bool {
     change.additions.iter().any(|addition| matches!(addition, Addition::SetProfile(..)))
 }
 
 /// The bytes of a change.
-pub(super) fn encode(change: &Change, meta: Meta) -> Result<Vec<u8>, serde_json::Error> {
+pub(crate) fn encode(change: &Change, meta: Meta) -> Result<Vec<u8>, serde_json::Error> {
     let mut bytes = vec![0; FRAME];
     bytes.extend_from_slice(&[FORMAT, if meta.ordered { ORDERED } else { 0 }]);
     bytes.extend_from_slice(&meta.received.micros().to_le_bytes());
@@ -58,7 +58,7 @@ pub(super) fn encode(change: &Change, meta: Meta) -> Result<Vec<u8>, serde_json:
 
 /// What stands at the beginning of some bytes.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<'a> {
+pub(crate) enum Next<'a> {
     /// A record: what is known of it, its body, and how many bytes it takes.
     Record(Meta, &'a [u8], usize),
     /// The beginning of a record that needs so many bytes in all.
@@ -67,7 +67,7 @@ pub(super) enum Next<'a> {
     Damaged,
 }
 
-pub(super) fn next(bytes: &[u8]) -> Next<'_> {
+pub(crate) fn next(bytes: &[u8]) -> Next<'_> {
     let Some((frame, rest)) = bytes.split_at_checked(FRAME) else { return Next::Partial(FRAME) };
     let (Ok(length), Ok(check)) = (frame[..4].try_into(), frame[4..].try_into()) else { return Next::Damaged };
     let length = u32::from_le_bytes(length) as usize;
@@ -84,7 +84,7 @@ pub(super) fn next(bytes: &[u8]) -> Next<'_> {
 }
 
 /// The change of a record.
-pub(super) fn decode(body: &[u8]) -> Result<Change, String> {
+pub(crate) fn decode(body: &[u8]) -> Result<Change, String> {
     match body.split_at_checked(PREFIX) {
         Some((prefix, json)) if prefix[0] == FORMAT => serde_json::from_slice(json).map_err(|error| error.to_string()),
         Some((prefix, _)) => Err(format!("a record of format {}: this program knows {FORMAT}", prefix[0])),

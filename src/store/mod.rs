@@ -12,7 +12,7 @@ use crate::lead::{Activity, Change, Lead};
 use crate::time::Timestamp;
 
 pub mod embedded;
-mod record;
+pub(crate) mod record;
 pub mod redis;
 
 /// What became of a change.

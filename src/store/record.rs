@@ -20,7 +20,7 @@ const TIME_BYTES: usize = 7;
 
 /// Packs an id: a UUID in its usual spelling becomes 16 bytes, all else stays text. No two ids pack alike: text
 /// of 16 bytes gets a byte that no UTF-8 ends with.
-pub(super) fn pack(id: &str) -> Vec<u8> {
+pub(crate) fn pack(id: &str) -> Vec<u8> {
     if let Some(uuid) = canonical_uuid(id) {
         return uuid.as_bytes().to_vec();
     }
@@ -41,7 +41,7 @@ fn canonical_uuid(id: &str) -> Option<uuid::Uuid> {
 }
 
 /// The id that was packed.
-pub(super) fn unpack(packed: &[u8]) -> Result<String, StoreError> {
+pub(crate) fn unpack(packed: &[u8]) -> Result<String, StoreError> {
     if let Ok(uuid) = <[u8; 16]>::try_from(packed) {
         return Ok(uuid::Uuid::from_bytes(uuid).to_string());
     }
@@ -148,7 +148,7 @@ struct TallyRecord {
 }
 
 /// The bytes of an activity, without its id.
-pub(super) fn encode_activity(activity: &Activity, version: u64) -> Vec<u8> {
+pub(crate) fn encode_activity(activity: &Activity, version: u64) -> Vec<u8> {
     let own = matches!(&activity.messages[..], [tally] if tally.channel == activity.channel && tally.direction == activity.direction);
     let tally =
         |tally: &MessageTally| TallyRecord { channel: tally.channel.clone(), direction: tally.direction.clone(), count: tally.count };
@@ -179,7 +179,7 @@ pub(super) fn encode_activity(activity: &Activity, version: u64) -> Vec<u8> {
 }
 
 /// The activity of an id and its bytes.
-pub(super) fn decode_activity(action_id: String, bytes: &[u8]) -> Result<Activity, StoreError> {
+pub(crate) fn decode_activity(action_id: String, bytes: &[u8]) -> Result<Activity, StoreError> {
     let (version, rest) = split_version(bytes)?;
     let (time, rest) = rest.split_at_checked(TIME_BYTES).ok_or_else(|| corrupt("an activity that is cut short"))?;
     let mut micros = [0; 8];
@@ -333,7 +333,7 @@ impl MentionRecord {
 }
 
 /// The bytes that identify a detail within its lead.
-pub(super) fn encode_detail_key(key: DetailKey<'_>) -> Vec<u8> {
+pub(crate) fn encode_detail_key(key: DetailKey<'_>) -> Vec<u8> {
     let prefixed = |kind: u8, id: &[u8]| [&[kind], id].concat();
     match key {
         DetailKey::Document(id) => prefixed(b'd', &pack(id)),
@@ -344,7 +344,7 @@ pub(super) fn encode_detail_key(key: DetailKey<'_>) -> Vec<u8> {
 }
 
 /// The bytes of a detail, without its key.
-pub(super) fn encode_detail(detail: &Detail, version: u64) -> Vec<u8> {
+pub(crate) fn encode_detail(detail: &Detail, version: u64) -> Vec<u8> {
     let mut bytes = version_bytes(version).to_vec();
     bytes.extend_from_slice(&match detail {
         Detail::Document(document) => {
@@ -373,7 +373,7 @@ pub(super) fn encode_detail(detail: &Detail, version: u64) -> Vec<u8> {
 }
 
 /// The detail of a key and its bytes.
-pub(super) fn decode_detail(key: &[u8], bytes: &[u8]) -> Result<Detail, StoreError> {
+pub(crate) fn decode_detail(key: &[u8], bytes: &[u8]) -> Result<Detail, StoreError> {
     let (version, rest) = split_version(bytes)?;
     let bad = |error: prost::DecodeError| StoreError::Corrupt(format!("a detail: {error}"));
     match key.split_first() {

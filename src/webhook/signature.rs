@@ -47,7 +47,7 @@ impl Key {
     }
 
     /// The signature of a message.
-    fn sign(&self, id: &[u8], timestamp: &[u8], body: &[u8]) -> [u8; 32] {
+    pub(crate) fn sign(&self, id: &[u8], timestamp: &[u8], body: &[u8]) -> [u8; 32] {
         // An HMAC takes keys of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else { unreachable!("a key of any length") };
         for part in [id, b".", timestamp, b".", body] {

@@ -12,7 +12,7 @@ use crate::store::record::{pack, unpack};
 use crate::time::Timestamp;
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     pub(super) version: u64,
     /// Empty if not known.
     pub(super) workspace_id: String,
@@ -67,7 +67,7 @@ struct CountRecord {
 }
 
 impl Head {
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, StoreError> {
         let record = HeadRecord::decode(bytes).map_err(|error| StoreError::Corrupt(format!("a head: {error}")))?;
         let latest = match record.latest {
             Some(time) => Some((Timestamp::from_micros(time), unpack(&record.latest_action)?)),
@@ -90,7 +90,7 @@ impl Head {
         })
     }
 
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let count = |((first, second), count): (&(String, String), &u64)| CountRecord {
             first: first.clone(),
             second: second.clone(),

@@ -1,7 +1,7 @@
 //! The store in a file: redb, with one writer that commits in batches. One process at a time has it open.
 
 mod feed;
-mod head;
+pub(crate) mod head;
 mod plan;
 mod reader;
 mod tables;
