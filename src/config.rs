@@ -1,6 +1,7 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
 mod dead_letters;
+mod redis;
 mod security;
 mod spool;
 mod validate;
@@ -14,6 +15,7 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
+pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
 pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
 pub use validate::ServeConfig;
@@ -100,9 +102,12 @@ pub struct ServeArgs {
     /// Directory of the embedded store, the spool and dead letters: each instance needs its own
     #[arg(long, env = "LEADFOLD_DATA_DIR", value_name = "DIR", default_value = "./leadfold-data")]
     pub data_dir: PathBuf,
-    /// Redis to keep the leads in (redis://, rediss:// or unix://) [default: none, the embedded store]
+    /// Redis to keep the leads in: redis://, redis-cluster://, redis-sentinel://, unix:// [default: none, the embedded store]
     #[arg(long, env = "LEADFOLD_REDIS_URL", value_name = "URL", hide_env_values = true)]
     pub redis_url: Option<Secret>,
+    /// TLS on the way to Redis.
+    #[command(flatten)]
+    pub redis_tls: RedisTlsArgs,
     /// First part of every Redis key: separates deployments that share a Redis
     #[arg(long, env = "LEADFOLD_KEY_PREFIX", value_name = "PREFIX", default_value = "leadfold")]
     pub key_prefix: String,

@@ -145,6 +145,7 @@ async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
         partitions: config.partitions,
         max_history: config.max_history,
         feed_length: config.feed_length,
+        tls: config.redis_tls.clone(),
     };
     if config.spool.max_bytes.is_some() {
         return AwaitedRedisStore::connect(url.expose(), &options).await.context("cannot use Redis");

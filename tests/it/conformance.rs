@@ -34,6 +34,7 @@ impl Kept {
             partitions: 4,
             max_history: MAX_HISTORY,
             feed_length: 100_000,
+            tls: None,
         };
         let store = RedisStore::connect(&redis.url(), &options).await.expect("Redis");
         Self { store: Arc::new(store), _directory: tempfile::tempdir().expect("a directory"), redis: Some(redis) }

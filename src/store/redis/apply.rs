@@ -5,9 +5,9 @@ use std::sync::Arc;
 use redis::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::connection::Connection;
 use super::keys::{Keys, pair_field};
 use super::reply;
+use super::route::Endpoint;
 use super::script::Scripts;
 use crate::fold::effect::{CountDeltas, Effect, Extremes};
 use crate::lead::{Activity, Change, Detail};
@@ -188,7 +188,7 @@ struct Job {
     reply: oneshot::Sender<Result<Reply, StoreError>>,
 }
 
-/// Gathers changes into calls on one connection. An idle lane sends a change at once.
+/// Gathers changes into calls to one endpoint. An idle lane sends a change at once.
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     jobs: mpsc::Sender<Job>,
@@ -202,9 +202,9 @@ pub(super) struct Limits {
 }
 
 impl Lane {
-    pub(super) fn start(connection: Connection, scripts: Arc<Scripts>, limits: Limits) -> Self {
+    pub(super) fn start(endpoint: Endpoint, scripts: Arc<Scripts>, limits: Limits) -> Self {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        tokio::spawn(run(queue, connection, scripts, limits));
+        tokio::spawn(run(queue, endpoint, scripts, limits));
         Self { jobs }
     }
 
@@ -225,7 +225,7 @@ impl Lane {
     }
 }
 
-async fn run(mut queue: mpsc::Receiver<Job>, connection: Connection, scripts: Arc<Scripts>, limits: Limits) {
+async fn run(mut queue: mpsc::Receiver<Job>, endpoint: Endpoint, scripts: Arc<Scripts>, limits: Limits) {
     let calls = Arc::new(Semaphore::new(CALLS_IN_FLIGHT));
     loop {
         let mut jobs = Vec::with_capacity(MAX_BATCH);
@@ -238,15 +238,15 @@ async fn run(mut queue: mpsc::Receiver<Job>, connection: Connection, scripts: Ar
         {
             jobs.push(job);
         }
-        let (mut connection, scripts) = (connection.clone(), Arc::clone(&scripts));
+        let (mut endpoint, scripts) = (endpoint.clone(), Arc::clone(&scripts));
         tokio::spawn(async move {
-            send(&mut connection, &scripts, limits, jobs).await;
+            send(&mut endpoint, &scripts, limits, jobs).await;
             drop(call);
         });
     }
 }
 
-async fn send(connection: &mut Connection, scripts: &Scripts, limits: Limits, mut jobs: Vec<Job>) {
+async fn send(endpoint: &mut Endpoint, scripts: &Scripts, limits: Limits, mut jobs: Vec<Job>) {
     // Nobody waits any more for those whose request was given up.
     jobs.retain(|job| !job.reply.is_closed());
     if jobs.is_empty() {
@@ -259,7 +259,7 @@ async fn send(connection: &mut Connection, scripts: &Scripts, limits: Limits, mu
         .into_iter()
         .chain(jobs.iter().flat_map(|job| job.parts.iter().skip(KEYS)))
         .collect();
-    let replies = scripts.apply.call(connection, &keys, &args).await;
+    let replies = scripts.apply.call(endpoint, &keys, &args).await;
     let replies = replies.map_err(|error| reply::store_error(&error)).and_then(reply::array);
     match replies {
         Ok(replies) => {

@@ -1,92 +1,152 @@
-//! A connection that comes back, whatever ended it.
+//! A connection that many share, and that comes back, whatever ended it.
 //!
-//! The crate's own manager connects again after an I/O error only. Where connecting itself was refused (a password
-//! that was changed, too many clients) it answers that refusal for ever, even when Redis would take it again. So it is
-//! replaced then.
+//! The crate's own manager connects again after an I/O error only: it keeps a connection that does not answer, one that
+//! leads to a server which has become a replica, and a refusal to connect that is not true any more. It follows no
+//! Sentinel either. So the server is looked for anew whenever a connection has shown that it leads to none that works.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
-/// How often the manager is replaced at most.
-const REPLACE: Duration = Duration::from_millis(500);
-/// What Redis answers to commands on a connection that is well.
-const ANSWERS: [&str; 17] = [
-    "NOSCRIPT",
-    "OOM",
-    "READONLY",
-    "MISCONF",
-    "NOREPLICAS",
-    "NOPERM",
-    "WRONGTYPE",
-    "BUSY",
-    "LOADING",
-    "MASTERDOWN",
-    "CLUSTERDOWN",
-    "TRYAGAIN",
-    "MOVED",
-    "ASK",
-    "CROSSSLOT",
-    "EXECABORT",
-    "BUSYKEY",
-];
+use super::server::Server;
+
+/// After a failure, how long it stands for an answer: not everyone who waits has to find out alone.
+const FAILED_FOR: Duration = Duration::from_millis(50);
+/// A connection is given up at most this often for what a server that works may answer too.
+const DOUBTED_AFTER: Duration = Duration::from_millis(500);
 
 /// One connection that many share.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Connection {
-    client: Client,
-    config: ConnectionManagerConfig,
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
-    manager: ConnectionManager,
+    server: Server,
+    config: AsyncConnectionConfig,
+    state: Mutex<State>,
+    /// Held while connecting: one does, the others wait for it.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct State {
+    open: Option<Open>,
+    generation: u64,
+    failed: Option<(Instant, RedisError)>,
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    generation: u64,
     since: Instant,
 }
 
-impl Connection {
-    /// Connects.
-    pub(super) async fn open(client: Client, config: ConnectionManagerConfig) -> RedisResult<Self> {
-        let manager = ConnectionManager::new_with_config(client.clone(), config.clone()).await?;
-        Ok(Self { client, config, shared: Arc::new(Mutex::new(Shared { manager, since: Instant::now() })) })
-    }
-
-    fn manager(&self) -> ConnectionManager {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner).manager.clone()
-    }
-
-    fn look_at(&self, error: &RedisError) {
-        if error.is_io_error() || error.code().is_some_and(|code| ANSWERS.contains(&code)) {
-            return;
-        }
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.since.elapsed() >= REPLACE
-            && let Ok(manager) = ConnectionManager::new_lazy_with_config(self.client.clone(), self.config.clone())
-        {
-            *shared = Shared { manager, since: Instant::now() };
-        }
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connection").field("server", &self.shared.server).finish_non_exhaustive()
     }
 }
 
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            let result = self.manager().send_packed_command(command).await;
-            result.inspect_err(|error| self.look_at(error))
-        })
+impl Connection {
+    /// One that connects when it is used.
+    pub(super) fn new(server: Server, config: AsyncConnectionConfig) -> Self {
+        Self { shared: Arc::new(Shared { server, config, state: Mutex::default(), connecting: tokio::sync::Mutex::default() }) }
     }
 
-    fn req_packed_commands<'a>(&'a mut self, pipeline: &'a Pipeline, offset: usize, count: usize) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            let result = self.manager().send_packed_commands(pipeline, offset, count).await;
-            result.inspect_err(|error| self.look_at(error))
+    /// Sends a command. A connection that turns out to have been lost is replaced once: everything that is sent may be
+    /// sent twice.
+    pub(super) async fn send(&self, command: &Cmd, asking: Asking) -> RedisResult<Value> {
+        let mut open = self.shared.open().await?;
+        let error = match send(&mut open.connection, command, asking).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if !self.shared.gives_up(&open, &error) || error.is_timeout() {
+            return Err(error);
+        }
+        let mut open = self.shared.open().await?;
+        send(&mut open.connection, command, asking).await.inspect_err(|error| {
+            self.shared.gives_up(&open, error);
         })
     }
+}
 
-    fn get_db(&self) -> i64 {
-        self.client.get_connection_info().redis_settings().db()
+/// Whether a command is to be answered by a node that does not own its slot yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asking {
+    No,
+    Yes,
+}
+
+/// Sends a command, behind the word that it may need. Both go as one, since anything between them would take the word
+/// for itself.
+pub(super) async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: Asking) -> RedisResult<Value> {
+    if asking == Asking::No {
+        return connection.send_packed_command(command).await;
+    }
+    let mut both = redis::pipe();
+    both.cmd("ASKING").add_command(command.clone());
+    let answers = connection.send_packed_commands(&both, 0, 2).await?;
+    answers.into_iter().nth(1).unwrap_or(Value::Nil).extract_error()
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection there is, or why there is none.
+    fn known(&self) -> Option<RedisResult<Open>> {
+        let state = self.state();
+        if let Some(open) = &state.open {
+            return Some(Ok(open.clone()));
+        }
+        let (when, error) = state.failed.as_ref()?;
+        (when.elapsed() < FAILED_FOR).then(|| Err(error.clone()))
+    }
+
+    async fn open(&self) -> RedisResult<Open> {
+        if let Some(Ok(open)) = self.known() {
+            return Ok(open);
+        }
+        let _alone = self.connecting.lock().await;
+        if let Some(known) = self.known() {
+            return known;
+        }
+        let connected = self.server.connect(&self.config).await;
+        let mut state = self.state();
+        match connected {
+            Ok(connection) => {
+                state.generation += 1;
+                let open = Open { connection, generation: state.generation, since: Instant::now() };
+                (state.open, state.failed) = (Some(open.clone()), None);
+                Ok(open)
+            }
+            Err(error) => {
+                state.failed = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives a connection up if the error says that it leads nowhere.
+    fn gives_up(&self, open: &Open, error: &RedisError) -> bool {
+        let useless = match error.kind() {
+            ErrorKind::Io => true,
+            // Another server may be the primary by now, and a password may be taken again.
+            ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown) | ErrorKind::AuthenticationFailed => {
+                open.since.elapsed() > DOUBTED_AFTER
+            }
+            _ => error.code() == Some("NOAUTH") && open.since.elapsed() > DOUBTED_AFTER,
+        };
+        let mut state = self.state();
+        if useless && state.generation == open.generation {
+            state.open = None;
+        }
+        useless
     }
 }

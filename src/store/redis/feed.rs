@@ -1,23 +1,30 @@
-//! The change feed: one stream per partition, read with blocking reads on a connection of its own.
+//! The change feed: one stream per partition, read with blocking reads on connections of their own.
 //!
-//! A position is kept per stream, so that a lost connection loses nothing. Where something may have been lost
-//! all the same (the stream was trimmed past the position, or another Redis answers now), the feed says
-//! [`FeedEvent::Gap`].
+//! One server is read with one connection. A cluster answers a read of one slot only, so there each partition has a
+//! reader, which follows its slot. A position is kept per stream, so that a lost connection loses nothing. Where
+//! something may have been lost all the same (the stream was trimmed past the position, or another Redis answers now),
+//! the feed says [`FeedEvent::Gap`].
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, RedisResult, Value};
+use redis::{AsyncConnectionConfig, RedisResult, Value};
 use tokio::sync::mpsc;
 
+use super::connection::{Asking, send};
 use super::keys::Keys;
+use super::pulse::Pulse;
 use super::reply;
-use crate::store::{FeedEvent, FeedReceiver, StoreError};
+use super::route::{Node, RESPONSE_TIMEOUT, Route};
+use crate::store::{FeedEvent, FeedReceiver};
 
-/// How long one read waits for news: also how often the connection proves to be alive.
+/// How long one read waits for news: also how often the connection proves to be alive. Many readers have to do so
+/// one after the other before the whole feed has.
 const BLOCK: Duration = Duration::from_secs(1);
+const BLOCK_OF_MANY: Duration = Duration::from_millis(500);
 /// Beyond this a read is lost, and the connection with it.
-const READ_TIMEOUT: Duration = Duration::from_secs(3);
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// After news, how long the next read waits. A read that blocks on all streams costs Redis as much as several
 /// events do, so under load news comes in bundles; after a silence it comes at once.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -28,28 +35,54 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// Events that wait for their receiver.
 const CHANNEL: usize = 4096;
 
-pub(super) fn start(client: Client, keys: Keys, feed_length: usize) -> FeedReceiver {
+pub(super) fn start(route: &Route, keys: &Keys, feed_length: usize) -> FeedReceiver {
     let (events, receiver) = mpsc::channel(CHANNEL);
-    let closed = events.clone();
-    let reader = Reader { client, streams: (0..keys.partitions()).map(|partition| keys.feed(partition)).collect(), feed_length, events };
-    tokio::spawn(async move {
-        tokio::select! {
-            () = closed.closed() => {}
-            () = reader.run() => {}
-        }
-    });
+    let partitions: Vec<u16> = (0..keys.partitions()).collect();
+    let shares: Vec<&[u16]> = if route.is_cluster() { partitions.chunks(1).collect() } else { vec![&partitions] };
+    let pulse = Arc::new(Pulse::new(shares.len(), events.clone()));
+    for (number, share) in shares.iter().enumerate() {
+        let reader = Reader {
+            number,
+            route: route.clone(),
+            slot: share.first().map_or(0, |partition| keys.slot(*partition)),
+            streams: share.iter().map(|partition| keys.feed(*partition)).collect(),
+            feed_length,
+            block: if route.is_cluster() { BLOCK_OF_MANY } else { BLOCK },
+            pulse: Arc::clone(&pulse),
+            events: events.clone(),
+        };
+        let closed = events.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = closed.closed() => {}
+                () = reader.run() => {}
+            }
+        });
+    }
     receiver
 }
 
 struct Reader {
-    client: Client,
+    number: usize,
+    route: Route,
+    /// Of all its streams, in a cluster.
+    slot: u16,
     streams: Vec<String>,
     feed_length: usize,
+    block: Duration,
+    pulse: Arc<Pulse>,
     events: mpsc::Sender<FeedEvent>,
 }
 
+/// What a reader reads from: where its slot is, and while it moves, where it is going.
+struct Source {
+    node: Arc<Node>,
+    connection: MultiplexedConnection,
+    next: Option<MultiplexedConnection>,
+}
+
 /// The receiver is gone.
-struct Closed;
+pub(super) struct Closed;
 
 impl Reader {
     async fn run(self) {
@@ -59,7 +92,11 @@ impl Reader {
             match self.follow(&mut positions, &mut wait).await {
                 Ok(Closed) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "the change feed lost Redis");
+                    self.route.look_at(&error);
+                    // A slot that has moved is no loss.
+                    if error.redirect_node().is_none() {
+                        tracing::warn!(error = %reply::store_error(&error), "the change feed lost Redis");
+                    }
                     metrics::counter!("leadfold_feed_reconnects_total").increment(1);
                 }
             }
@@ -70,22 +107,30 @@ impl Reader {
     }
 
     /// Reads until something fails.
-    async fn follow(&self, positions: &mut Option<Vec<String>>, wait: &mut Duration) -> Result<Closed, StoreError> {
-        let fail = |error| reply::store_error(&error);
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(Duration::from_secs(1))).set_response_timeout(Some(READ_TIMEOUT));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(fail)?;
+    async fn follow(&self, positions: &mut Option<Vec<String>>, wait: &mut Duration) -> RedisResult<Closed> {
+        let node = self.route.owner(self.slot)?;
+        let connection = node.dedicated(&config()).await?;
+        let mut source = Source { node, connection, next: None };
+        let ends = self.ends(&mut source).await?;
         let known = match positions {
-            Some(known) => known,
-            None => positions.insert(self.ends(&mut connection).await.map_err(fail)?),
+            // A Redis that lost what was told before counts on from an earlier end.
+            Some(known) => {
+                for (position, end) in known.iter_mut().zip(ends) {
+                    if parse_id(&end) < parse_id(position) {
+                        *position = end;
+                    }
+                }
+                known
+            }
+            None => positions.insert(ends),
         };
         // At the start a lead may have been read before the ends were; after an interruption this may be another
         // Redis, or one that lost what was told before.
-        if self.tell(FeedEvent::Gap).await.is_err() {
+        if self.pulse.gap().await.is_err() {
             return Ok(Closed);
         }
         loop {
-            let news = self.read(&mut connection, known).await.map_err(fail)?;
+            let news = self.read(&mut source, known).await?;
             *wait = RETRY.0;
             let quiet = news.is_empty();
             let mut overrun = false;
@@ -95,16 +140,16 @@ impl Reader {
                 };
                 // The newest `feed_length` entries are always kept: less than that cannot hide a loss.
                 if entries.len() >= self.feed_length.min(ENTRIES) {
-                    overrun |= self.trimmed_past(&mut connection, &stream, position).await.map_err(fail)?;
+                    overrun |= self.trimmed_past(&mut source, &stream, position).await?;
                 }
                 for (id, event) in entries {
                     *position = id;
-                    if self.tell(event).await.is_err() {
+                    if self.events.send(event).await.is_err() {
                         return Ok(Closed);
                     }
                 }
             }
-            if overrun && self.tell(FeedEvent::Gap).await.is_err() || self.tell(FeedEvent::Alive).await.is_err() {
+            if overrun && self.pulse.gap().await.is_err() || self.pulse.beat(self.number).await.is_err() {
                 return Ok(Closed);
             }
             if !quiet {
@@ -113,43 +158,46 @@ impl Reader {
         }
     }
 
-    async fn tell(&self, event: FeedEvent) -> Result<(), Closed> {
-        self.events.send(event).await.map_err(|_| Closed)
+    /// The present end of every stream.
+    async fn ends(&self, source: &mut Source) -> RedisResult<Vec<String>> {
+        let mut ends = Vec::with_capacity(self.streams.len());
+        for stream in &self.streams {
+            let mut command = redis::cmd("XREVRANGE");
+            let answer = self.send(source, command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1)).await?;
+            ends.push(first_id(answer).unwrap_or_else(|| "0-0".to_owned()));
+        }
+        Ok(ends)
     }
 
-    /// The present end of every stream.
-    async fn ends(&self, connection: &mut MultiplexedConnection) -> RedisResult<Vec<String>> {
-        let mut pipe = redis::pipe();
-        for stream in &self.streams {
-            pipe.cmd("XREVRANGE").arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
-        }
-        let answers: Vec<Value> = pipe.query_async(connection).await?;
-        let last = |value| {
-            let entry = reply::array(value).ok()?.into_iter().next()?;
-            let id = reply::array(entry).ok()?.into_iter().next()?;
-            reply::text(id).ok()
+    /// Sends a command to where the slot is.
+    async fn send(&self, source: &mut Source, command: &redis::Cmd) -> RedisResult<Value> {
+        let error = match send(&mut source.connection, command, Asking::No).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
         };
-        Ok(answers.into_iter().map(|value| last(value).unwrap_or_else(|| "0-0".to_owned())).collect())
+        let Some(elsewhere) = self.route.asked_elsewhere(&error, &source.node) else { return Err(error) };
+        // Until the slot has moved the one asks to go to the other each time.
+        if source.next.is_none() {
+            source.next = Some(elsewhere.dedicated(&config()).await?);
+        }
+        match &mut source.next {
+            Some(next) => send(next, command, Asking::Yes).await,
+            None => Err(error),
+        }
     }
 
     /// Whether the oldest entry that is left is newer than the position: then there may have been others.
-    async fn trimmed_past(&self, connection: &mut MultiplexedConnection, stream: &str, position: &str) -> RedisResult<bool> {
+    async fn trimmed_past(&self, source: &mut Source, stream: &str, position: &str) -> RedisResult<bool> {
         let mut command = redis::cmd("XRANGE");
-        let first: Value = command.arg(stream).arg("-").arg("+").arg("COUNT").arg(1).query_async(connection).await?;
-        let first = reply::array(first).ok().and_then(|mut entries| reply::array(entries.pop()?).ok()?.into_iter().next());
-        let first = first.and_then(|id| reply::text(id).ok()).and_then(|id| parse_id(&id));
-        Ok(first > parse_id(position))
+        let first = self.send(source, command.arg(stream).arg("-").arg("+").arg("COUNT").arg(1)).await?;
+        Ok(first_id(first).and_then(|id| parse_id(&id)) > parse_id(position))
     }
 
     /// Waits for news of any stream.
-    async fn read(
-        &self,
-        connection: &mut MultiplexedConnection,
-        positions: &[String],
-    ) -> RedisResult<Vec<(String, Vec<(String, FeedEvent)>)>> {
+    async fn read(&self, source: &mut Source, positions: &[String]) -> RedisResult<Vec<(String, Vec<(String, FeedEvent)>)>> {
         let mut command = redis::cmd("XREAD");
-        command.arg("BLOCK").arg(BLOCK.as_millis() as u64).arg("COUNT").arg(ENTRIES).arg("STREAMS").arg(&self.streams).arg(positions);
-        let answer: Value = command.query_async(connection).await?;
+        command.arg("BLOCK").arg(self.block.as_millis() as u64).arg("COUNT").arg(ENTRIES).arg("STREAMS").arg(&self.streams).arg(positions);
+        let answer = self.send(source, &command).await?;
         let streams = match answer {
             Value::Nil => return Ok(Vec::new()),
             Value::Map(streams) => streams,
@@ -162,6 +210,16 @@ impl Reader {
         };
         Ok(streams.into_iter().filter_map(named).collect())
     }
+}
+
+fn config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(RESPONSE_TIMEOUT)).set_response_timeout(Some(READ_TIMEOUT))
+}
+
+/// The id of the first entry of an answer.
+fn first_id(entries: Value) -> Option<String> {
+    let entry = reply::array(entries).ok()?.into_iter().next()?;
+    reply::text(reply::array(entry).ok()?.into_iter().next()?).ok()
 }
 
 fn pair(value: Value) -> Option<(Value, Value)> {

@@ -18,6 +18,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::route;
+
 /// Changes when the keys or records change so that older versions cannot read them.
 pub(super) const LAYOUT: &str = "1";
 
@@ -40,6 +42,11 @@ impl Keys {
     /// The partition of a lead. Stable for ever: stored data depends on it.
     pub(super) fn partition(&self, lead_id: &str) -> u16 {
         u16::try_from(xxh3_64(lead_id.as_bytes()) % u64::from(self.partitions)).unwrap_or(0)
+    }
+
+    /// The slot of everything in a partition.
+    pub(super) fn slot(&self, partition: u16) -> u16 {
+        route::slot(&format!("{{{partition}}}"))
     }
 
     pub(super) fn config(&self) -> String {

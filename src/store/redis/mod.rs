@@ -5,39 +5,39 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use redis::aio::ConnectionManagerConfig;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{Client, IntoConnectionInfo, ProtocolVersion, RedisError, Value};
+use redis::{TlsCertificates, Value};
 use tokio::time::Instant;
 
+use crate::config::RedisAddress;
 use crate::fold::effect::{Effect, Extremes};
 use crate::lead::{Activity, Change};
 use crate::store::{ActivityPlace, FeedReceiver, ListQuery, MAX_MISSED, Outcome, Place, Read, Store, StoreError, TOMBSTONE, record};
 use crate::time::Timestamp;
 use apply::{Absolute, Lane, Limits, Reply, Seen};
-use connection::Connection;
+use connection::Asking;
 use keys::{Keys, LAYOUT};
+use route::{Endpoint, Node, Purpose, Route, slot};
 use script::Scripts;
 
 mod apply;
 mod awaited;
+mod cluster;
 mod connection;
 mod feed;
 mod keys;
+mod pulse;
 mod read;
 mod reply;
+mod route;
 mod script;
+mod server;
 
 pub use awaited::AwaitedRedisStore;
 
-/// How long one call may take; its fate is unknown after that.
-const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
 /// How long a change is tried in all. Then it is spooled, and the webhook answers within 3 s.
 const APPLY_DEADLINE: Duration = Duration::from_millis(1000);
 /// The first wait between two tries; it doubles.
 const FIRST_BACKOFF: Duration = Duration::from_millis(20);
-/// Commands of one connection that are under way at once.
-const COMMANDS_IN_FLIGHT: usize = 1024;
 /// A change whose ground shifts under it so often gives way: its lead is written to without a pause.
 const MAX_CONFLICTS: usize = 100;
 
@@ -55,17 +55,19 @@ pub struct Options {
     pub max_history: usize,
     /// Entries kept of each partition's feed.
     pub feed_length: usize,
+    /// What a `rediss` server is checked against, and what it is shown.
+    pub tls: Option<TlsCertificates>,
 }
 
 /// Leads in a Redis.
 #[derive(Debug)]
 pub struct RedisStore {
-    client: Client,
+    route: Route,
     keys: Keys,
     limits: Limits,
     scripts: Arc<Scripts>,
-    lane: Lane,
-    reads: Connection,
+    /// One server takes the changes of all partitions in one call; in a cluster a call is for one partition.
+    lanes: Vec<Lane>,
 }
 
 impl RedisStore {
@@ -74,24 +76,28 @@ impl RedisStore {
     /// # Errors
     /// It cannot be reached, evicts keys when its memory is full, or holds leads in another number of partitions.
     pub async fn connect(url: &str, options: &Options) -> Result<Self, StoreError> {
-        let client = client(url).map_err(|error| reply::store_error(&error))?;
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_min_delay(FIRST_BACKOFF)
-            .set_max_delay(RESPONSE_TIMEOUT)
-            .set_number_of_retries(2)
-            .set_concurrency_limit(COMMANDS_IN_FLIGHT);
-        let connect = || Connection::open(client.clone(), config.clone());
-        let (writes, mut reads) = (connect().await, connect().await.map_err(|error| reply::store_error(&error))?);
-        let writes = writes.map_err(|error| reply::store_error(&error))?;
+        let address = RedisAddress::parse(url).map_err(|problem| StoreError::Corrupt(format!("--redis-url {problem}")))?;
         let keys = Keys::new(&options.key_prefix, options.partitions);
-        refuse_eviction(&mut reads).await?;
-        agree_on_layout(&mut reads, &keys).await?;
+        let route = Route::find(address, options.tls.as_ref()).await.map_err(|error| reply::store_error(&error))?;
+        for node in route.nodes() {
+            refuse_eviction(&node).await?;
+        }
+        agree_on_layout(&mut route.to(slot(&keys.config()), Purpose::Read), &keys).await?;
         let scripts = Arc::new(Scripts::new());
         let limits = Limits { max_history: options.max_history, feed_length: options.feed_length };
-        let lane = Lane::start(writes, Arc::clone(&scripts), limits);
-        Ok(Self { client, keys, limits, scripts, lane, reads })
+        let slots = if route.is_cluster() { (0..keys.partitions()).map(|partition| keys.slot(partition)).collect() } else { vec![0] };
+        let lanes = slots.into_iter().map(|slot| Lane::start(route.to(slot, Purpose::Write), Arc::clone(&scripts), limits)).collect();
+        Ok(Self { route, keys, limits, scripts, lanes })
+    }
+
+    /// What reads of a lead are sent to.
+    fn reads(&self, partition: u16) -> Endpoint {
+        self.route.to(self.keys.slot(partition), Purpose::Read)
+    }
+
+    /// What changes of a lead go through.
+    fn lane(&self, lead_id: &str) -> &Lane {
+        &self.lanes[usize::from(self.keys.partition(lead_id)) % self.lanes.len()]
     }
 
     /// Tries a change once, in as many calls as it takes to know what it meets.
@@ -110,7 +116,7 @@ impl RedisStore {
                 }
                 _ => None,
             };
-            match self.lane.apply(&self.keys, change, &effect, &seen, absolute.as_ref()).await? {
+            match self.lane(&change.lead_id).apply(&self.keys, change, &effect, &seen, absolute.as_ref()).await? {
                 Reply::Done(outcome) => return Ok(outcome),
                 Reply::Seen(later) => seen.update(change, &effect, later),
             }
@@ -136,12 +142,14 @@ impl RedisStore {
     async fn read_script(&self, lead_id: &str, since: &str, most: usize) -> Result<Option<read::Answer>, StoreError> {
         let keys = self.keys.lead(lead_id);
         let keys = [&keys.lead, &keys.history, &keys.timeline, &keys.details].map(|key| key.as_bytes());
-        let value = self.call_read(&self.scripts.read, &keys, &[since.as_bytes(), MAX_MISSED.to_string().as_bytes()]).await?;
+        let value = self
+            .call_read(&self.scripts.read, self.keys.partition(lead_id), &keys, &[since.as_bytes(), MAX_MISSED.to_string().as_bytes()])
+            .await?;
         read::lead(lead_id, value, most)
     }
 
-    async fn call_read(&self, script: &script::Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, StoreError> {
-        let answer = script.call(&mut self.reads.clone(), keys, args).await;
+    async fn call_read(&self, script: &script::Script, partition: u16, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, StoreError> {
+        let answer = script.call(&mut self.reads(partition), keys, args).await;
         answer.map_err(|error| reply::store_error(&error))
     }
 }
@@ -178,7 +186,7 @@ impl Store for RedisStore {
         let version: Option<String> = command
             .arg(self.keys.lead_key(lead_id))
             .arg("v")
-            .query_async(&mut self.reads.clone())
+            .query_async(&mut self.reads(self.keys.partition(lead_id)))
             .await
             .map_err(|error| reply::store_error(&error))?;
         version.filter(|version| version != DELETED).map(|version| reply::number(&version)).transpose()
@@ -186,7 +194,8 @@ impl Store for RedisStore {
 
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError> {
         let mut command = redis::cmd("HEXISTS");
-        let exists = command.arg(self.keys.lead_key(lead_id)).arg("x").query_async(&mut self.reads.clone()).await;
+        let mut reads = self.reads(self.keys.partition(lead_id));
+        let exists = command.arg(self.keys.lead_key(lead_id)).arg("x").query_async(&mut reads).await;
         exists.map_err(|error| reply::store_error(&error))
     }
 
@@ -202,7 +211,7 @@ impl Store for RedisStore {
             async move {
                 let index = self.keys.index(partition, &query.workspace_id);
                 let args = [time.as_bytes(), lead_id.as_bytes(), limit.as_bytes()];
-                let value = self.call_read(&self.scripts.list, &[index.as_bytes()], &args).await?;
+                let value = self.call_read(&self.scripts.list, partition, &[index.as_bytes()], &args).await?;
                 let place = |(lead_id, time): (Value, Value)| {
                     let micros: f64 = match time {
                         Value::Double(score) => score,
@@ -231,7 +240,9 @@ impl Store for RedisStore {
         let time = behind.map(|place| place.time.micros().to_string()).unwrap_or_default();
         let behind = behind.map(|place| (place.time, record::pack(&place.action_id)));
         let id = behind.as_ref().map(|(_, id)| id.as_slice()).unwrap_or_default();
-        let value = self.call_read(&self.scripts.activities, &keys, &[time.as_bytes(), id, limit.to_string().as_bytes()]).await?;
+        let value = self
+            .call_read(&self.scripts.activities, self.keys.partition(lead_id), &keys, &[time.as_bytes(), id, limit.to_string().as_bytes()])
+            .await?;
         let mut parts = reply::array(value)?.into_iter();
         let Some(whole) = parts.next() else { return Ok(None) };
         let mut activities = read::activities(parts.next().unwrap_or(Value::Nil))?;
@@ -255,7 +266,7 @@ impl Store for RedisStore {
             let index = self.keys.index(keys.partition, &workspace_id);
             let named = [&keys.lead, &keys.history, &keys.timeline, &keys.details, &index, &feed].map(|key| key.as_bytes());
             let args = [lead_id, &workspace_id, &now, &tombstone, &feed_length].map(str::as_bytes);
-            match self.call_read(&self.scripts.delete, &named, &args).await? {
+            match self.call_read(&self.scripts.delete, keys.partition, &named, &args).await? {
                 Value::Int(deleted) => return Ok(deleted == 1),
                 other => workspace_id = reply::text(other)?,
             }
@@ -263,7 +274,7 @@ impl Store for RedisStore {
     }
 
     fn feed(&self) -> FeedReceiver {
-        feed::start(self.client.clone(), self.keys.clone(), self.limits.feed_length)
+        feed::start(&self.route, &self.keys, self.limits.feed_length)
     }
 
     fn partition(&self, lead_id: &str) -> u16 {
@@ -271,8 +282,16 @@ impl Store for RedisStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        let pong: Result<String, RedisError> = redis::cmd("PING").query_async(&mut self.reads.clone()).await;
-        pong.map(drop).map_err(|error| reply::store_error(&error))
+        let ping = redis::cmd("PING");
+        let nodes = self.route.nodes();
+        let pings = nodes.iter().map(|node| async {
+            let pong = node.of(Purpose::Read).send(&ping, Asking::No).await;
+            pong.map(drop).map_err(|error| {
+                self.route.look_at(&error);
+                reply::store_error(&error)
+            })
+        });
+        try_join_all(pings).await.map(drop)
     }
 
     fn name(&self) -> &'static str {
@@ -280,21 +299,10 @@ impl Store for RedisStore {
     }
 }
 
-fn client(url: &str) -> Result<Client, RedisError> {
-    let info = url.into_connection_info()?;
-    // A peer that vanished is noticed within seconds, not when the kernel gives up.
-    let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
-    let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(Duration::from_secs(5));
-    // RESP3 tells of a lost connection at once, not at the next command.
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(redis))
-}
-
 /// A Redis that evicts would forget parts of a lead, and count what it forgot once more.
-async fn refuse_eviction(connection: &mut Connection) -> Result<(), StoreError> {
-    let info: String = redis::cmd("INFO").arg("memory").query_async(connection).await.map_err(|error| reply::store_error(&error))?;
+async fn refuse_eviction(node: &Node) -> Result<(), StoreError> {
+    let info = node.of(Purpose::Read).send(redis::cmd("INFO").arg("memory"), Asking::No).await;
+    let info = reply::text(info.map_err(|error| reply::store_error(&error))?)?;
     let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).unwrap_or("noeviction").trim();
     if policy == "noeviction" {
         return Ok(());
@@ -303,7 +311,7 @@ async fn refuse_eviction(connection: &mut Connection) -> Result<(), StoreError> 
 }
 
 /// Leads are found by their partition, so every instance must count on the same number of them.
-async fn agree_on_layout(connection: &mut Connection, keys: &Keys) -> Result<(), StoreError> {
+async fn agree_on_layout(connection: &mut Endpoint, keys: &Keys) -> Result<(), StoreError> {
     let ours = [("layout", LAYOUT.to_owned()), ("partitions", keys.partitions().to_string())];
     for (field, value) in ours {
         let mut pipe = redis::pipe();

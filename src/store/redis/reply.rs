@@ -30,6 +30,7 @@ pub(super) fn array(value: Value) -> Result<Vec<Value>, StoreError> {
 pub(super) fn bytes(value: Value) -> Result<Vec<u8>, StoreError> {
     match value {
         Value::BulkString(bytes) => Ok(bytes),
+        Value::VerbatimString { text, .. } => Ok(text.into_bytes()),
         Value::SimpleString(text) => Ok(text.into_bytes()),
         Value::Int(number) => Ok(number.to_string().into_bytes()),
         other => Err(unexpected(&other)),
@@ -69,6 +70,7 @@ pub(super) fn store_error(error: &RedisError) -> StoreError {
     }
     StoreError::Unavailable(match code {
         Some(code) => format!("Redis answered {code}"),
+        None if error.kind() == ErrorKind::MasterNameNotFoundBySentinel => "the sentinels name no primary".to_owned(),
         None if error.is_timeout() => "Redis did not answer in time".to_owned(),
         None => "no connection to Redis".to_owned(),
     })
