@@ -232,13 +232,11 @@ async fn streams_that_come_and_go_leave_nothing_behind() {
     let lead_id = fresh_id();
     let mut memory = Vec::new();
     for _ in 0..rounds {
-        let mut watches = Vec::new();
-        for _ in 0..10 {
-            let channel = server.channel();
-            for _ in 0..1000 {
-                watches.push(LeadWatch::over(&channel, &lead_id, 0).await.expect("the stream opens"));
-            }
-        }
+        let connections = (0..10).map(|_| server.channel()).map(async |channel| {
+            let streams = (0..1000).map(|_| LeadWatch::over(&channel, &lead_id, 0));
+            futures::future::try_join_all(streams).await.expect("the streams open")
+        });
+        let watches = futures::future::join_all(connections).await;
         assert_eq!(server.metric(STREAMS).await, 10_000.0);
         drop(watches);
         server.eventually_metric(STREAMS, 0.0).await;
