@@ -379,7 +379,11 @@ impl Leads {
         let version = state.lead.version;
         let kind = match self.sent.get(lead_id) {
             // Of a lead that does not exist there is nothing to tell, unless it was asked for by name.
-            None if version == 0 && self.workspace_id.is_some() => return None,
+            None if version == 0 && self.workspace_id.is_some() => {
+                // But it was there, and the client of a stream without initial snapshots may know it from elsewhere.
+                let known_elsewhere = self.skipped_initial && hidden.is_none() && since.is_some_and(|since| since > 0);
+                return known_elsewhere.then(|| encoded(state, snapshot(SnapshotReason::Deleted)));
+            }
             // If nobody knows since when: not all that has changed is told, and the message says so.
             None if self.skipped_initial && since != Some(0) => MessageKind::Update(since.unwrap_or(0)),
             None => snapshot(SnapshotReason::Initial),

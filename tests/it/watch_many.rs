@@ -66,8 +66,20 @@ async fn initial_snapshots_can_be_skipped(server: Setup) {
     let first = watch.next().await;
     assert!(matches!(first, Event::Synced(_)), "{first:?}");
     let version = server.apply(&message("old", "a2", SAMPLE_TIME)).await;
-    let (lead_id, told, _) = told(watch.next().await);
-    assert_eq!((&*lead_id, told), ("old", version));
+    let (lead_id, told_version, _) = told(watch.next().await);
+    assert_eq!((&*lead_id, told_version), ("old", version));
+
+    // Its client may know leads from elsewhere: their end is a change too.
+    server.apply(&message("never changed", "a1", SAMPLE_TIME)).await;
+    let mut watch = LeadsWatch::open(&server, workspace(), true).await;
+    assert_eq!(watch.initial().await, []);
+    server.client().delete_lead(DeleteLeadRequest { lead_id: "never changed".to_owned() }).await.expect("deleted");
+    let mut last = told(watch.next().await);
+    while last.1 > 0 {
+        // The feed may tell of the event only now.
+        last = told(watch.next().await);
+    }
+    assert_eq!(last, ("never changed".to_owned(), 0, Some(SnapshotReason::Deleted)));
 }
 
 async fn what_happened_before_is_not_told_when_initial_snapshots_are_skipped(server: Setup) {
