@@ -1,5 +1,6 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
+mod board;
 mod dead_letters;
 mod redis;
 mod security;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use board::{BoardArgs, BoardConfig};
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
@@ -96,7 +98,7 @@ pub struct ServeArgs {
     /// Where to serve gRPC
     #[arg(long, env = "LEADFOLD_GRPC_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:50051", value_parser = address)]
     pub grpc_addr: SocketAddr,
-    /// Where to serve /livez, /readyz and /metrics
+    /// Where to serve the board, /livez, /readyz and /metrics
     #[arg(long, env = "LEADFOLD_ADMIN_ADDR", value_name = "IP:PORT", default_value = "127.0.0.1:9090", value_parser = address)]
     pub admin_addr: SocketAddr,
     /// Directory of the embedded store, the spool and dead letters: each instance needs its own
@@ -129,6 +131,9 @@ pub struct ServeArgs {
     /// Who may come in.
     #[command(flatten)]
     pub security: SecurityArgs,
+    /// The board.
+    #[command(flatten)]
+    pub board: BoardArgs,
     /// How log lines are written
     #[arg(long, env = "LEADFOLD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -25,7 +25,7 @@
 //!
 //! The edges turn this into protocols:
 //! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
-//! - [`admin`]: liveness, readiness, metrics.
+//! - [`board`]: a page that shows leads live, a client of the gRPC service. [`admin`]: liveness, readiness, metrics.
 //! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
@@ -33,13 +33,14 @@
 //! the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
-//! `webhook`, `grpc`, `admin` ← `serve`. `api`, `alarm`, `auth`, `config` and `listener` import none of these;
-//! `cli` imports only `api` and `config`.
+//! `webhook`, `grpc`, `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm`, `auth`, `config` and `listener`
+//! import none of these; `cli` imports only `api` and `config`.
 
 pub mod admin;
 pub mod alarm;
 pub mod api;
 pub mod auth;
+pub mod board;
 pub mod cli;
 pub mod config;
 pub mod dead_letters;

@@ -28,7 +28,7 @@ use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{AwaitedRedisStore, Options, RedisStore};
 use crate::watch::Hub;
 use crate::webhook::Secrets;
-use crate::{grpc, webhook};
+use crate::{board, grpc, webhook};
 
 /// How often the health that gRPC clients see is looked after.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -66,15 +66,16 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
         max_watches: 0,
         max_age: None,
     };
-    let for_grpc = Settings {
+    // The board's pages watch too.
+    let for_watches = |name| Settings {
         max_streams: config.max_watches_per_connection.saturating_add(MAX_CALLS_PER_CONNECTION),
-        max_watches: usize::try_from(config.max_watches_per_connection)?,
+        max_watches: usize::try_from(config.max_watches_per_connection).unwrap_or(usize::MAX),
         max_age: config.max_connection_age,
-        ..settings("grpc")
+        ..settings(name)
     };
     let http = Listener::bind(config.http_addr, settings("http")).await?;
-    let grpc = Listener::bind(config.grpc_addr, for_grpc).await?;
-    let admin = Listener::bind(config.admin_addr, settings("admin")).await?;
+    let grpc = Listener::bind(config.grpc_addr, for_watches("grpc")).await?;
+    let admin = Listener::bind(config.admin_addr, for_watches("admin")).await?;
     for (name, listener) in [("http", &http), ("grpc", &grpc), ("admin", &admin)] {
         println!("{name} listening on {}", listener.address()?);
     }
@@ -82,9 +83,11 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(intake, secrets, config.max_body_bytes, config.noop_route);
+    let for_board = board::Settings { tokens: tokens.are_required(), hosts: config.board.hosts, webhook_port: http.address()?.port() };
+    let board = board::routes(routes.clone(), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
-    let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr));
+    let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr)).merge(board);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));

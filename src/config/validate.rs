@@ -8,6 +8,7 @@ use redis::TlsCertificates;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::board::BoardConfig;
 use super::security::{Listeners, SecurityConfig};
 use super::{LogFormat, RedisAddress, Secret, ServeArgs, SpoolConfig};
 
@@ -18,7 +19,7 @@ pub struct ServeConfig {
     pub http_addr: SocketAddr,
     /// Where gRPC is served.
     pub grpc_addr: SocketAddr,
-    /// Where health and metrics are served.
+    /// Where the board, health and metrics are served.
     pub admin_addr: SocketAddr,
     /// The directory of the embedded store, the spool and dead letters.
     pub data_dir: PathBuf,
@@ -40,6 +41,8 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// Who may come in.
     pub security: SecurityConfig,
+    /// How the board may be opened.
+    pub board: BoardConfig,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// A filter that `EnvFilter` accepts.
@@ -69,6 +72,7 @@ impl ServeArgs {
         self.check_addresses(&mut wrong);
         let listeners = Listeners { http: self.http_addr, grpc: self.grpc_addr, admin: self.admin_addr };
         let security = self.security.validate(listeners, &mut wrong);
+        let board = self.board.validate(&mut wrong);
         check_prefix(&self.key_prefix, &mut wrong);
         if self.data_dir.as_os_str().is_empty() {
             wrong.push("--data-dir is empty: name a directory, such as ./leadfold-data".to_owned());
@@ -111,6 +115,7 @@ impl ServeArgs {
             max_body_bytes,
             drain: Duration::from_secs(drain),
             security,
+            board,
             log_format: self.log_format,
             log_level: self.log_level,
             max_connections,

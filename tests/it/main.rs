@@ -4,6 +4,8 @@
 //! what they need. Most tests run on both stores: see [`support::on_both_stores`].
 
 mod aged;
+mod board;
+mod board_browser;
 mod cli;
 mod clients;
 mod conformance;

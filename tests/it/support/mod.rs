@@ -1,5 +1,6 @@
 //! What the tests start and wait for.
 
+pub mod browser;
 pub mod events;
 pub mod ledger;
 pub mod redis;
