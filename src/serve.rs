@@ -17,7 +17,7 @@ use tower::ServiceExt;
 
 use crate::admin::{self, Health};
 use crate::auth::Tokens;
-use crate::config::{ServeConfig, is_loopback};
+use crate::config::{RedisAddress, ServeConfig, is_loopback};
 use crate::dead_letters::{DeadLetters, Limits};
 use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
@@ -158,10 +158,11 @@ async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
 
 /// The embedded store needs none: it fails when the disk does, and the spool would fail with it.
 fn open_spool(config: &ServeConfig) -> anyhow::Result<Option<Spooling>> {
-    let Some(max_bytes) = config.spool.max_bytes.filter(|_| config.redis_url.is_some()) else { return Ok(None) };
+    let (Some(max_bytes), Some(url)) = (config.spool.max_bytes, &config.redis_url) else { return Ok(None) };
     let path = config.data_dir.join("spool");
     let spool = Spool::open(&path, max_bytes).with_context(|| cannot_open("spool", &path))?;
-    Ok(Some(Spooling { spool: Arc::new(spool), breaker: Arc::new(Breaker::new(config.partitions)) }))
+    let parts = if matches!(RedisAddress::parse(url.expose()), Ok(RedisAddress::Cluster(_))) { config.partitions } else { 1 };
+    Ok(Some(Spooling { spool: Arc::new(spool), breaker: Arc::new(Breaker::new(parts)) }))
 }
 
 fn open_dead_letters(config: &ServeConfig) -> anyhow::Result<Option<Arc<DeadLetters>>> {

@@ -1,6 +1,6 @@
 //! The circuit breaker: a store that fails is not asked for every event.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// Failures in a row, after which the store is no longer asked.
@@ -8,12 +8,13 @@ const FAILURES: u32 = 3;
 /// While it is not, one event in this time finds out whether it works again.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// One for the store as a whole and one for each of its partitions: in a cluster a part may be down.
+/// One for each part of the store that may fail by itself.
 #[derive(Debug)]
 pub struct Breaker {
     epoch: Instant,
-    whole: Gate,
     parts: Vec<Gate>,
+    /// How many parts are not asked.
+    open: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -24,22 +25,20 @@ struct Gate {
 }
 
 impl Breaker {
-    /// For a store of so many partitions.
-    pub fn new(partitions: u16) -> Self {
-        let parts = std::iter::repeat_with(Gate::default).take(usize::from(partitions.max(1))).collect();
-        Self { epoch: Instant::now(), whole: Gate::default(), parts }
+    /// For a store of so many parts: one, or the partitions of a cluster, whose servers fail one by one.
+    pub fn new(parts: u16) -> Self {
+        let parts = std::iter::repeat_with(Gate::default).take(usize::from(parts.max(1))).collect();
+        Self { epoch: Instant::now(), parts, open: AtomicUsize::new(0) }
     }
 
     /// Whether the store is to be asked now. Where it fails, that is so once in a while.
     pub fn admits(&self, partition: u16) -> bool {
-        let now = self.now();
-        self.part(partition).admits(now) && self.whole.admits(now)
+        self.part(partition).admits(self.now())
     }
 
     /// The store did what it was asked.
     pub fn succeeded(&self, partition: u16) {
-        self.part(partition).clear();
-        if self.whole.clear() >= FAILURES {
+        if self.part(partition).clear() >= FAILURES && self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
             tracing::info!("the store takes events again");
         }
     }
@@ -47,20 +46,20 @@ impl Breaker {
     /// The store could not do what it was asked.
     pub fn failed(&self, partition: u16) {
         let again = self.now() + u64::try_from(PROBE.as_millis()).unwrap_or(u64::MAX);
-        self.part(partition).fail(again);
-        if self.whole.fail(again) + 1 == FAILURES {
-            tracing::warn!("the store cannot take events: they are spooled until it can");
+        if self.part(partition).fail(again) + 1 == FAILURES && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
+            let part = if self.parts.len() > 1 { "a part of the store" } else { "the store" };
+            tracing::warn!("{part} cannot take events: they are spooled until it can");
         }
     }
 
-    /// Whether the store as a whole is no longer asked.
+    /// Whether no part of the store is asked for every event.
     pub fn is_open(&self) -> bool {
-        self.whole.is_open()
+        self.open.load(Ordering::Relaxed) >= self.parts.len()
     }
 
     /// Whether the store, or a part of it, is no longer asked.
     pub fn is_open_anywhere(&self) -> bool {
-        self.whole.is_open() || self.parts.iter().any(Gate::is_open)
+        self.open.load(Ordering::Relaxed) > 0
     }
 
     fn part(&self, partition: u16) -> &Gate {
@@ -106,17 +105,16 @@ mod tests {
 
     #[test]
     fn a_store_that_fails_is_asked_once_in_a_while() {
-        let breaker = Breaker::new(4);
+        let breaker = Breaker::new(1);
         for _ in 0..FAILURES {
-            assert!(breaker.admits(0));
-            breaker.failed(0);
+            assert!(breaker.admits(0) && !breaker.is_open());
+            breaker.failed(7);
         }
         assert!(breaker.is_open() && !breaker.admits(0) && !breaker.admits(1));
-        breaker.whole.again.store(0, Ordering::Relaxed);
-        assert!(!breaker.admits(0), "its part has failed just now");
+        breaker.parts[0].again.store(0, Ordering::Relaxed);
         assert!(breaker.admits(1) && !breaker.admits(1), "one finds out");
         breaker.succeeded(1);
-        assert!(!breaker.is_open() && breaker.is_open_anywhere() && breaker.admits(1) && breaker.admits(2));
+        assert!(!breaker.is_open_anywhere() && breaker.admits(1) && breaker.admits(2));
     }
 
     #[test]
@@ -124,9 +122,9 @@ mod tests {
         let breaker = Breaker::new(4);
         for _ in 0..10 {
             breaker.failed(2);
-            breaker.succeeded(3);
         }
-        assert!(!breaker.is_open() && !breaker.admits(2) && breaker.admits(3) && breaker.admits(0));
+        assert!(!breaker.is_open() && breaker.is_open_anywhere());
+        assert!(!breaker.admits(2) && breaker.admits(3) && breaker.admits(0));
         breaker.succeeded(2);
         assert!(breaker.admits(2) && !breaker.is_open_anywhere());
     }

@@ -29,15 +29,20 @@ impl Kept {
 
     async fn redis() -> Self {
         let redis = RedisServer::start();
+        let store = Self::at(&redis.url(), "conformance").await;
+        Self { redis: Some(redis), ..store }
+    }
+
+    async fn at(url: &str, key_prefix: &str) -> Self {
         let options = leadfold::store::redis::Options {
-            key_prefix: "conformance".into(),
+            key_prefix: key_prefix.into(),
             partitions: 4,
             max_history: MAX_HISTORY,
             feed_length: 100_000,
             tls: None,
         };
-        let store = RedisStore::connect(&redis.url(), &options).await.expect("Redis");
-        Self { store: Arc::new(store), _directory: tempfile::tempdir().expect("a directory"), redis: Some(redis) }
+        let store = RedisStore::connect(url, &options).await.expect("Redis");
+        Self { store: Arc::new(store), _directory: tempfile::tempdir().expect("a directory"), redis: None }
     }
 }
 
@@ -54,6 +59,14 @@ macro_rules! on_both {
             async fn $test() {
                 super::$test(super::Kept::redis().await).await;
             })+
+        }
+
+        /// All of it, one after the other, on a cluster that is there.
+        pub async fn on_a_cluster(url: &str) {
+            $(
+                println!(stringify!($test));
+                $test(Kept::at(url, stringify!($test)).await).await;
+            )+
         }
     };
 }

@@ -26,6 +26,7 @@ mod service;
 mod stalled;
 mod support;
 mod tokens;
+mod topology;
 mod trimmed_feed;
 mod watch;
 mod watch_many;

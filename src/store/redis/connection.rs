@@ -85,13 +85,17 @@ pub(super) enum Asking {
 /// Sends a command, behind the word that it may need. Both go as one, since anything between them would take the word
 /// for itself.
 pub(super) async fn send(connection: &mut MultiplexedConnection, command: &Cmd, asking: Asking) -> RedisResult<Value> {
-    if asking == Asking::No {
-        return connection.send_packed_command(command).await;
+    let answer = if asking == Asking::Yes {
+        let mut both = redis::pipe();
+        both.cmd("ASKING").add_command(command.clone());
+        connection.send_packed_commands(&both, 0, 2).await?.into_iter().nth(1).unwrap_or(Value::Nil)
+    } else {
+        connection.send_packed_command(command).await?
+    };
+    match answer {
+        Value::ServerError(error) => Err(error.into()),
+        answer => Ok(answer),
     }
-    let mut both = redis::pipe();
-    both.cmd("ASKING").add_command(command.clone());
-    let answers = connection.send_packed_commands(&both, 0, 2).await?;
-    answers.into_iter().nth(1).unwrap_or(Value::Nil).extract_error()
 }
 
 impl Shared {

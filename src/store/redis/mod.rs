@@ -16,7 +16,7 @@ use crate::time::Timestamp;
 use apply::{Absolute, Lane, Limits, Reply, Seen};
 use connection::Asking;
 use keys::{Keys, LAYOUT};
-use route::{Endpoint, Node, Purpose, Route, slot};
+use route::{Endpoint, Node, Purpose, Route};
 use script::Scripts;
 
 mod apply;
@@ -33,6 +33,7 @@ mod script;
 mod server;
 
 pub use awaited::AwaitedRedisStore;
+pub use route::slot;
 
 /// How long a change is tried in all. Then it is spooled, and the webhook answers within 3 s.
 const APPLY_DEADLINE: Duration = Duration::from_millis(1000);

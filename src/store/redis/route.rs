@@ -160,7 +160,7 @@ impl ConnectionLike for Endpoint {
 }
 
 /// The slot of a key: of what its first pair of braces holds, or else of all of it.
-pub(super) fn slot(key: &str) -> u16 {
+pub fn slot(key: &str) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag).filter(|tag| !tag.is_empty());
     CRC.checksum(tag.unwrap_or(key).as_bytes()) % SLOTS

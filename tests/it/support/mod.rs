@@ -4,6 +4,8 @@ pub mod browser;
 pub mod events;
 pub mod ledger;
 pub mod redis;
+pub mod redis_cluster;
+pub mod sentinels;
 pub mod server;
 pub mod tokens;
 pub mod watching;

@@ -44,6 +44,24 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port on which it talks to the other nodes of its cluster, as it was told at the start.
+    pub fn cluster_port(&self) -> String {
+        let told = self.extra.iter().skip_while(|arg| *arg != "--cluster-port").nth(1);
+        told.cloned().expect("a node of a cluster")
+    }
+
+    /// A connection to look inside, if it answers.
+    pub fn try_connection(&self) -> redis::RedisResult<redis::Connection> {
+        let connection = redis::Client::open(self.url())?.get_connection_with_timeout(Duration::from_secs(1))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        Ok(connection)
+    }
+
     /// Kills it, as a power cut would.
     pub fn kill(&mut self) {
         self.process.kill().expect("redis-server could be killed");
@@ -111,9 +129,13 @@ impl Drop for RedisServer {
     }
 }
 
+/// test.sh names another program where the system has a successor of Redis.
+pub fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
-    // test.sh names another program where the system has a successor of Redis.
-    let program = std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    let program = program();
     Command::new(&program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .args(["--daemonize", "no", "--dir"])
@@ -126,7 +148,8 @@ fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
         .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): ./test.sh installs it"))
 }
 
-fn free_port() -> u16 {
+/// A port that nobody has now.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("its address").port()
 }

@@ -252,6 +252,15 @@ impl Server {
         self.process.id()
     }
 
+    /// CPU time that it has used.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the state of the server");
+        let ticks = stat.rsplit(')').next().expect("fields").split_whitespace().skip(11).take(2);
+        let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        // Linux counts in hundredths of a second.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// Memory that it occupies, in bytes.
     pub fn memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the status of the server");
