@@ -105,7 +105,7 @@ function draw() {
     schedule(list.held + 50);
   }
   list.filter = board.filter;
-  const bare = board.choosing || everything.length === 0 || shown.length === 0;
+  const bare = board.choosing || board.state === 'refused' || everything.length === 0 || shown.length === 0;
   show($('columns'), !bare);
   show($('scroller'), !bare);
   list.show(shown, model?.greatest ?? 1);
@@ -151,6 +151,8 @@ function useToken(token) {
 }
 
 function choose(choosing) {
+  // On a phone an open lead would cover the question.
+  if (choosing && narrow.matches && view.id !== null) navigate(null);
   board.choosing = choosing;
   draw();
 }

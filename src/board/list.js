@@ -26,7 +26,7 @@ class Row {
     this.summary = h('span', { class: 'summary', dir: 'auto' });
     this.channels = new ChannelBars(3);
     this.messages = h('span', { class: 'hidden' });
-    this.pips = new Pips(8);
+    this.pips = new Pips(5);
     this.documents = h('span', { class: 'hidden' });
     this.progress = new Progress();
     this.done = h('span', { class: 'n' });
