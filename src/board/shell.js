@@ -69,12 +69,14 @@ export function setUpTheme() {
 
 /** The command that makes a first lead. */
 function firstEvent(workspace) {
+  // A lead belongs to one workspace: each gets a first lead of its own.
+  const own = Math.random().toString(36).slice(2, 6);
   const event = {
     event: 'action_log.completed',
     workspaceId: workspace,
     actionLog: {
-      id: 'my-first-action', type: 'MESSAGE', status: 'COMPLETED', leadId: 'my-first-lead', summary: 'Hello from curl',
-      messages: [{ id: 'my-first-message', channel: 'EMAIL', direction: 'INBOUND' }],
+      id: `first-action-${own}`, type: 'MESSAGE', status: 'COMPLETED', leadId: `first-lead-${own}`, summary: 'Hello from curl',
+      messages: [{ id: `first-message-${own}`, channel: 'EMAIL', direction: 'INBOUND' }],
     },
   };
   const port = document.querySelector('meta[name="webhook-port"]').content;
@@ -82,13 +84,13 @@ function firstEvent(workspace) {
   return `curl http://${location.hostname}:${port}/webhooks/omniai \\\n  -H 'content-type: application/json' \\\n  -d '${quoted}'`;
 }
 
-function command(text) {
+function command(text, ...buttons) {
   const copy = h('button', { type: 'button', class: 'more' }, 'Copy');
   copy.addEventListener('click', async () => {
     const done = await navigator.clipboard?.writeText(text).then(() => true, () => false);
     say(copy, done ? 'Copied' : 'Select it to copy');
   });
-  return h('div', { class: 'command' }, h('pre', { tabindex: 0, role: 'group', 'aria-label': 'Command' }, h('code', {}, text)), copy);
+  return h('div', { class: 'command' }, h('pre', { tabindex: 0, role: 'group', 'aria-label': 'Command' }, h('code', {}, text)), h('p', { class: 'buttons' }, copy, ...buttons));
 }
 
 /** What stands in the place of the leads. */
@@ -128,6 +130,8 @@ export class Welcome {
         });
         return h('li', {}, link);
       });
+      const demo = h('button', { type: 'button', class: 'more' }, 'Watch “demo”');
+      demo.addEventListener('click', () => onChoose('demo'));
       const cancel = h('button', { type: 'button', class: 'more' }, 'Back');
       cancel.addEventListener('click', () => onCancel?.());
       setTimeout(() => input.focus());
@@ -136,7 +140,7 @@ export class Welcome {
         h('p', {}, 'The board shows the leads of one workspace as they change. Its id is the workspaceId of your events.'),
         form,
         recent.length > 0 ? h('div', { class: 'recent' }, h('h3', {}, 'Watched lately'), h('ul', {}, ...recent)) : null,
-        recent.length === 0 ? h('div', {}, h('p', {}, 'No events yet? This makes a first lead, in the workspace “demo”:'), command(firstEvent('demo'))) : null,
+        recent.length === 0 ? h('div', {}, h('p', {}, 'No events yet? This makes a first lead, in the workspace “demo”:'), command(firstEvent('demo'), demo)) : null,
         onCancel ? cancel : null,
       ];
     });
