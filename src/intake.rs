@@ -10,7 +10,7 @@ use crate::dead_letters::{DeadLetters, Letter, PayloadKind, Undeliverable, reaso
 use crate::event::{self, Refusal};
 use crate::fold::{self, Folded, Receipt};
 use crate::lead::Change;
-use crate::spool::{Breaker, Spool};
+use crate::spool::{self, Breaker, Spool};
 use crate::store::{Outcome, Store, StoreError};
 
 /// How long the store may take where there is a spool: with the spool's own time it stays under the 3 s in which a
@@ -175,6 +175,10 @@ impl Intake {
             }
             PayloadKind::Change => {
                 let change = serde_json::from_slice(payload).map_err(|_| None)?;
+                self.apply(change).await.map_err(Some)
+            }
+            PayloadKind::Spooled => {
+                let change = spool::read(payload).map_err(|error| Some(NotTaken::Refused(Refusal::body(error))))?;
                 self.apply(change).await.map_err(Some)
             }
             PayloadKind::None => Err(None),

@@ -53,6 +53,8 @@ pub enum PayloadKind {
     Event,
     /// The change that it was folded into.
     Change,
+    /// What stood in the spool, which another version wrote.
+    Spooled,
     /// The body as it came.
     Raw,
     /// Nothing: it cannot be tried again.
@@ -232,7 +234,7 @@ impl DeadLetters {
             }
             Undeliverable::Unreadable(bytes, error) => (bytes.to_vec(), error.to_owned(), String::new(), String::new()),
         };
-        let kind = if matches!(undeliverable, Undeliverable::Change(..)) { PayloadKind::Change } else { PayloadKind::None };
+        let kind = if matches!(undeliverable, Undeliverable::Change(..)) { PayloadKind::Change } else { PayloadKind::Spooled };
         let letter = Letter {
             reason: undeliverable.reason().to_owned(),
             error: cut(&error),

@@ -23,6 +23,8 @@ use crate::store::{Store, StoreError};
 const BATCH: usize = 128;
 /// Changes that are held while some before them cannot be applied.
 const WINDOW: usize = 8192;
+/// And their bytes.
+const WINDOW_BYTES: usize = 32 << 20;
 /// The first and the longest wait after a failure; it doubles.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long one change is tried.
@@ -95,7 +97,7 @@ impl Drainer {
 
     /// Reads on, as far as the window goes.
     async fn refill(&self, mut reader: Reader, pending: &mut BTreeMap<u64, Entry>) -> Reader {
-        while pending.len() < WINDOW {
+        while has_room(pending) {
             let fresh = reader.again();
             let read = tokio::task::spawn_blocking(move || {
                 let entries = reader.read();
@@ -129,9 +131,8 @@ impl Drainer {
         let most = if self.breaker.is_open() { 1 } else { BATCH };
         let mut leads: HashMap<u64, Vec<u64>> = HashMap::new();
         let tried = pending.iter().filter(|(_, entry)| {
-            let partition = self.partition(entry);
             // A part has all its changes or none in a round, so the order within a lead stays.
-            failing.get(&partition).is_none_or(|failing| failing.again <= now)
+            failing.is_empty() || failing.get(&self.partition(entry)).is_none_or(|failing| failing.again <= now)
         });
         for (sequence, entry) in tried.take(most) {
             leads.entry(entry.meta.lead).or_default().push(*sequence);
@@ -226,7 +227,7 @@ impl Drainer {
     async fn wait(&self, pending: &BTreeMap<u64, Entry>, failing: &HashMap<u16, Failing>) {
         let soon = Instant::now() + BACKOFF.0 / 4;
         let again = failing.values().map(|failing| failing.again.max(soon)).min().filter(|_| !pending.is_empty());
-        let room = pending.len() < WINDOW;
+        let room = has_room(pending);
         tokio::select! {
             () = self.spool.shared.appended.notified(), if room => {}
             () = async { match again {
@@ -235,6 +236,11 @@ impl Drainer {
             }} => {}
         }
     }
+}
+
+/// Whether more may be read before what is held is done.
+fn has_room(pending: &BTreeMap<u64, Entry>) -> bool {
+    pending.len() < WINDOW && pending.values().map(|entry| entry.bytes).sum::<usize>() < WINDOW_BYTES
 }
 
 /// Tells the metrics how the spool and the store are doing, for as long as its task lives.

@@ -67,7 +67,8 @@ impl Directory {
             cursor.write_all_at(&slot_bytes(0), 0)?;
             cursor.write_all_at(&slot_bytes(0), SLOT as u64)?;
             cursor.sync_all()?;
-            sync_directory(path)?;
+            // The directory itself may be new, and the one around it.
+            path.ancestors().take(3).filter(|path| path.is_dir()).try_for_each(sync_directory)?;
         }
         let done = slots.into_iter().flatten().max().unwrap_or(0);
         let slot = usize::from(slots[0] == Some(done));
@@ -153,7 +154,8 @@ impl Directory {
     /// Begins a segment.
     pub(super) fn create(&self, first: u64) -> io::Result<(Segment, File)> {
         let name = self.name(first);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(name)?;
+        // A file of this name can only be what a failed write left: what was acknowledged has lower numbers.
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(name)?;
         sync_directory(&self.path)?;
         Ok((Segment { first, count: 0, bytes: 0, damaged: false }, file))
     }

@@ -163,6 +163,14 @@ impl Shared {
     }
 }
 
+/// The change in a dead letter that was [`Undeliverable::Unreadable`](crate::dead_letters::Undeliverable).
+///
+/// # Errors
+/// This version cannot read it either.
+pub fn read(record: &[u8]) -> Result<Change, String> {
+    record::decode(record)
+}
+
 impl Spool {
     /// Opens the spool in a directory, or creates it. It takes at most `max_bytes` on disk.
     ///

@@ -18,6 +18,8 @@ const CHUNK: u64 = 256 * 1024;
 pub(super) struct Entry {
     pub(super) sequence: u64,
     pub(super) meta: Meta,
+    /// Bytes that it takes on disk; about as many in memory.
+    pub(super) bytes: usize,
     /// `Err`: why it cannot be read, and its bytes.
     pub(super) change: Result<Change, (String, Vec<u8>)>,
 }
@@ -66,7 +68,7 @@ impl Reader {
                     Next::Record(meta, body, taken) => {
                         if sequence >= self.next {
                             let change = record::decode(body).map_err(|why| (why, body.to_vec()));
-                            entries.push(Entry { sequence, meta, change });
+                            entries.push(Entry { sequence, meta, bytes: taken, change });
                         }
                         sequence += 1;
                         at += taken as u64;

@@ -41,8 +41,23 @@ fn waiting(spool: &Spool) -> Vec<u64> {
 }
 
 async fn push(spool: &Spool, actions: std::ops::Range<u64>) {
+    let commands = spool.commands.as_ref().expect("a writer");
+    let mut answers = Vec::new();
+    // Without waiting for each, so that they share fsyncs.
     for action in actions {
-        spool.push(&change("lead", action)).await.expect("kept");
+        let (change, (answer, answered)) = (change("lead", action), oneshot::channel());
+        let meta = Meta::of(&change);
+        let bytes = record::encode(&change, meta).expect("bytes");
+        commands.send(Command::Append { bytes, meta, answer }).await.expect("sent");
+        answers.push(answered);
+        if action % 100 == 99 {
+            for answered in answers.drain(..) {
+                answered.await.expect("an answer").expect("kept");
+            }
+        }
+    }
+    for answered in answers {
+        answered.await.expect("an answer").expect("kept");
     }
 }
 
@@ -150,7 +165,8 @@ async fn a_cursor_that_is_lost_makes_changes_come_again() {
 async fn a_full_spool_says_so_and_keeps_what_it_has() {
     let dir = tempfile::tempdir().expect("a directory");
     let spool = open(dir.path());
-    let mut kept = 0;
+    push(&spool, 0..2000).await;
+    let mut kept = 2000;
     let error = loop {
         match spool.push(&change("lead", kept)).await {
             Ok(()) => kept += 1,

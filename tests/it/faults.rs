@@ -11,6 +11,7 @@ use crate::support::ledger::Ledger;
 use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
 
+mod chaos;
 mod crashes;
 mod disk;
 mod poison;

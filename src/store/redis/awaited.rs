@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
 
 use super::keys::Keys;
 use super::{Options, RedisStore};
 use crate::lead::{Activity, Change};
 use crate::store::{ActivityPlace, FeedReceiver, ListQuery, Outcome, Place, Read, Store, StoreError};
 
+/// How long the start waits for a Redis that hangs: events can be taken without it.
+const FIRST_TRY: Duration = Duration::from_secs(2);
 /// The first and the longest wait between two attempts to connect.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 /// Events of the feed that wait for their receiver.
@@ -31,7 +34,8 @@ impl AwaitedRedisStore {
     /// # Errors
     /// The Redis can be reached and cannot be used: it evicts keys, or holds leads in another number of partitions.
     pub async fn connect(url: &str, options: &Options) -> Result<Arc<dyn Store>, StoreError> {
-        let error = match RedisStore::connect(url, options).await {
+        let hangs = |_| Err(StoreError::Unavailable("Redis did not answer in time".to_owned()));
+        let error = match timeout(FIRST_TRY, RedisStore::connect(url, options)).await.unwrap_or_else(hangs) {
             Ok(store) => return Ok(Arc::new(store)),
             Err(error @ (StoreError::Unavailable(_) | StoreError::Refusing(..))) => error,
             Err(error) => return Err(error),

@@ -58,7 +58,7 @@ async fn fills_up(options: impl Fn(&RedisServer) -> Options) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_the_disk_of_the_spool_is_full() {
     let Some(disk) = SmallDisk::mount(6 << 20) else {
-        eprintln!("skipped: mounting a small file system is not permitted here");
+        eprintln!("SKIPPED: mounting a small file system is not permitted here");
         return;
     };
     fills_up(|redis| Options::on(redis).data_dir(disk.path())).await;

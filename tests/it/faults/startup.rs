@@ -1,5 +1,7 @@
 //! Redis is away when leadfold starts.
 
+use std::time::{Duration, Instant};
+
 use leadfold::api::GetLeadRequest;
 use leadfold::api::watch_lead_response::Event;
 use tonic::Code;
@@ -41,6 +43,35 @@ async fn leadfold_starts_while_redis_is_away_and_serves_when_it_comes() {
     let Event::Snapshot(_) = watch.next().await else { panic!("not a snapshot") };
     let version = server.apply(&message(&lead_id, "a2", SAMPLE_TIME)).await;
     assert_eq!(watch.next_update().await.lead.expect("a lead").version, version);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadfold_starts_while_redis_hangs() {
+    let redis = RedisServer::start();
+    redis.signal("STOP");
+    let began = Instant::now();
+    let server = Server::start(&Options::on(&redis));
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    assert_eq!(server.post(message(&fresh_id(), "a1", SAMPLE_TIME).to_string()).await.outcome(), "queued");
+    redis.signal("CONT");
+    server.eventually_metric("leadfold_spool_events", 0.0).await;
+}
+
+/// What Redis holds is only known when it comes: then it may be another's, and nothing is written to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_comes_later_and_cannot_be_used_is_not_written_to() {
+    let mut redis = RedisServer::start_with(&super::DURABLE);
+    drop(Server::start(&Options::on(&redis).env("LEADFOLD_PARTITIONS", "8")));
+    redis.kill();
+    let server = Server::start(&Options::on(&redis));
+    assert_eq!(server.post(message(&fresh_id(), "a1", SAMPLE_TIME).to_string()).await.outcome(), "queued");
+    redis.restart();
+    eventually("it is said", async || server.logs().contains("has partitions 8, this instance wants 64").then_some(())).await;
+    assert_eq!(server.post(message(&fresh_id(), "a1", SAMPLE_TIME).to_string()).await.outcome(), "queued");
+    assert_eq!(readyz(&server).await, 503);
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*lead:*").query(&mut redis.connection()).expect("KEYS");
+    assert!(keys.is_empty(), "{keys:?}");
+    assert_eq!(server.metric("leadfold_spool_events").await, 2.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
