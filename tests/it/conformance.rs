@@ -29,7 +29,7 @@ impl Kept {
 
     async fn redis() -> Self {
         let redis = RedisServer::start();
-        let store = Self::at(&redis.url(), "conformance").await;
+        let store = Self::at(&redis.url(), "leadfold").await;
         Self { redis: Some(redis), ..store }
     }
 
@@ -65,7 +65,7 @@ macro_rules! on_both {
         pub async fn on_a_cluster(url: &str) {
             $(
                 println!(stringify!($test));
-                $test(Kept::at(url, stringify!($test)).await).await;
+                $test(Kept::at(url, concat!("leadfold:", stringify!($test))).await).await;
             )+
         }
     };

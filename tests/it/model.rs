@@ -121,7 +121,7 @@ fn redis_holds_what_a_plain_fold_gives() {
     let runtime = runtime();
     let redis = RedisServer::start();
     let options =
-        leadfold::store::redis::Options { key_prefix: "model".into(), partitions: 8, max_history: 10_000, feed_length: 100, tls: None };
+        leadfold::store::redis::Options { key_prefix: "leadfold".into(), partitions: 8, max_history: 10_000, feed_length: 100, tls: None };
     let writers = [(); 2].map(|()| runtime.block_on(RedisStore::connect(&redis.url(), &options)).expect("Redis"));
     prove(&runtime, &writers.map(|store| Arc::new(store) as Arc<dyn Store>));
 }

@@ -46,27 +46,27 @@ async fn nothing_is_lost_when_redis_becomes_a_replica() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_redis_no_longer_takes_the_password() {
     let redis = RedisServer::start_with(&DURABLE);
-    tell(&redis, &["ACL", "SETUSER", "leadfold", "on", ">old-secret", "~*", "&*", "+@all"]);
-    let url = redis.url().replace("redis://", "redis://leadfold:old-secret@");
+    tell(&redis, &["ACL", "SETUSER", "another", "on", ">old-secret", "~*", "&*", "+@all"]);
+    let url = redis.url_as("another", "old-secret");
     let scene = Scene::begin_at(redis, url).await;
-    tell(&scene.redis, &["ACL", "SETUSER", "leadfold", "resetpass", ">new-secret"]);
-    tell(&scene.redis, &["CLIENT", "KILL", "USER", "leadfold"]);
+    tell(&scene.redis, &["ACL", "SETUSER", "another", "resetpass", ">new-secret"]);
+    tell(&scene.redis, &["CLIENT", "KILL", "USER", "another"]);
     scene.ledger.until("queued", 300).await;
     alarmed(&scene, "WRONGPASS", "password").await;
     assert!(!scene.server().logs().contains("old-secret"));
-    tell(&scene.redis, &["ACL", "SETUSER", "leadfold", "resetpass", ">old-secret"]);
+    tell(&scene.redis, &["ACL", "SETUSER", "another", "resetpass", ">old-secret"]);
     scene.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_when_redis_takes_a_right_away() {
     let redis = RedisServer::start_with(&DURABLE);
-    tell(&redis, &["ACL", "SETUSER", "leadfold", "on", ">secret", "~*", "&*", "+@all"]);
-    let url = redis.url().replace("redis://", "redis://leadfold:secret@");
+    tell(&redis, &["ACL", "SETUSER", "another", "on", ">secret", "~*", "&*", "+@all"]);
+    let url = redis.url_as("another", "secret");
     let scene = Scene::begin_at(redis, url).await;
-    tell(&scene.redis, &["ACL", "SETUSER", "leadfold", "-evalsha", "-eval"]);
+    tell(&scene.redis, &["ACL", "SETUSER", "another", "-evalsha", "-eval"]);
     scene.ledger.until("queued", 300).await;
     alarmed(&scene, "NOPERM", "right").await;
-    tell(&scene.redis, &["ACL", "SETUSER", "leadfold", "+@all"]);
+    tell(&scene.redis, &["ACL", "SETUSER", "another", "+@all"]);
     scene.end().await;
 }

@@ -9,6 +9,13 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 
+/// Who leadfold is to Redis.
+pub const USER: &str = "leadfold";
+/// What it says to prove it.
+pub const PASSWORD: &str = "leadfold-s-password";
+/// The rights that leadfold needs, as they are given to whoever runs it.
+const USERS: &str = include_str!("../../../deploy/redis-users.acl");
+
 /// One redis-server with a port and a directory of its own; dropped, it is killed.
 pub struct RedisServer {
     process: Child,
@@ -39,8 +46,18 @@ impl RedisServer {
         panic!("redis-server does not start on any port");
     }
 
-    /// Where it is, as the server takes it.
+    /// Where it is, as the server takes it: with the user that has the rights which are documented, and no other.
     pub fn url(&self) -> String {
+        self.url_as(USER, PASSWORD)
+    }
+
+    /// The same, with another user.
+    pub fn url_as(&self, user: &str, password: &str) -> String {
+        format!("redis://{user}:{password}@127.0.0.1:{}", self.port)
+    }
+
+    /// The same, with the user who may do everything.
+    fn own_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
@@ -57,7 +74,7 @@ impl RedisServer {
 
     /// A connection to look inside, if it answers.
     pub fn try_connection(&self) -> redis::RedisResult<redis::Connection> {
-        let connection = redis::Client::open(self.url())?.get_connection_with_timeout(Duration::from_secs(1))?;
+        let connection = redis::Client::open(self.own_url())?.get_connection_with_timeout(Duration::from_secs(1))?;
         connection.set_read_timeout(Some(Duration::from_secs(1)))?;
         Ok(connection)
     }
@@ -85,7 +102,7 @@ impl RedisServer {
 
     /// A connection to look inside.
     pub fn connection(&self) -> redis::Connection {
-        let client = redis::Client::open(self.url()).expect("a valid URL");
+        let client = redis::Client::open(self.own_url()).expect("a valid URL");
         client.get_connection_with_timeout(Duration::from_secs(5)).expect("a connection to redis-server")
     }
 
@@ -102,7 +119,7 @@ impl RedisServer {
 
     /// `false`: it has ended instead, for example because its port is taken.
     fn wait_until_it_answers(&mut self) -> bool {
-        let client = redis::Client::open(self.url()).expect("a valid URL");
+        let client = redis::Client::open(self.own_url()).expect("a valid URL");
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
             if self.process.try_wait().expect("the state of redis-server").is_some() {
@@ -140,6 +157,8 @@ fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
         .args(["--daemonize", "no", "--dir"])
         .arg(dir.path())
+        .args(["--user", USER, "on", &format!(">{PASSWORD}")])
+        .args(USERS.split_whitespace().skip_while(|word| *word != "resetkeys"))
         .args(extra)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use redis::{Connection, Value};
 
 use super::PATIENCE;
-use super::redis::{RedisServer, free_port};
+use super::redis::{PASSWORD, RedisServer, USER, free_port};
 
 /// Slots of a cluster.
 const SLOTS: u32 = 16384;
@@ -80,7 +80,7 @@ impl RedisCluster {
     /// Where it is, as the server takes it.
     pub fn url(&self) -> String {
         let nodes: Vec<String> = self.nodes[..PRIMARIES].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();
-        format!("redis-cluster://{}", nodes.join(","))
+        format!("redis-cluster://{USER}:{PASSWORD}@{}", nodes.join(","))
     }
 
     /// The number of the node that has a slot now, as one that lives tells.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::redis::{RedisServer, free_port, program};
+use super::redis::{PASSWORD, RedisServer, USER, free_port, program};
 use super::redis_cluster::{text, until};
 
 /// What the sentinels call the primary.
@@ -40,7 +40,7 @@ impl Sentinels {
     /// Where they are, as the server takes it.
     pub fn url(&self) -> String {
         let sentinels: Vec<String> = self.sentinels.iter().map(|(_, port, _)| format!("127.0.0.1:{port}")).collect();
-        format!("redis-sentinel://{}/{NAME}", sentinels.join(","))
+        format!("redis-sentinel://{USER}:{PASSWORD}@{}/{NAME}", sentinels.join(","))
     }
 
     /// Waits until every sentinel names this node as the primary.
