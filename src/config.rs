@@ -1,10 +1,13 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
+mod access;
 mod board;
 mod dead_letters;
+mod limits;
 mod redis;
 mod security;
 mod spool;
+mod tls;
 mod validate;
 
 use std::fmt;
@@ -15,11 +18,14 @@ use std::process::ExitCode;
 use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use access::AccessArgs;
 pub use board::{BoardArgs, BoardConfig};
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
+pub use limits::{LimitArgs, LimitConfig};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
 pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
+pub use tls::{TlsArgs, TlsConfig};
 pub use validate::ServeConfig;
 
 /// Folds webhook events into one live aggregate per lead, and serves it over gRPC.
@@ -134,6 +140,12 @@ pub struct ServeArgs {
     /// The board.
     #[command(flatten)]
     pub board: BoardArgs,
+    /// Encryption of the listeners.
+    #[command(flatten)]
+    pub tls: TlsArgs,
+    /// How much is taken at once.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// How log lines are written
     #[arg(long, env = "LEADFOLD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
@@ -172,6 +184,9 @@ pub struct ClientArgs {
     /// Address of the server's gRPC listener
     #[arg(long, env = "LEADFOLD_SERVER", value_name = "URL", default_value = "http://127.0.0.1:50051")]
     pub server: String,
+    /// Who calls, and whom to trust.
+    #[command(flatten)]
+    pub access: AccessArgs,
     /// Print JSON, one message per line, instead of text for people [default: false]
     #[arg(long, env = "LEADFOLD_JSON", value_parser = BoolishValueParser::new())]
     pub json: bool,

@@ -33,8 +33,8 @@
 //! the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
-//! `webhook`, `grpc`, `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm`, `auth`, `config` and `listener`
-//! import none of these; `cli` imports only `api` and `config`.
+//! `webhook`, `grpc`, `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import
+//! none of these; `listener` imports only `auth`, `config` only `listener`; `cli` only `api` and `config`.
 
 pub mod admin;
 pub mod alarm;

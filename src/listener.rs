@@ -6,9 +6,11 @@
 //! puts them together.
 
 mod socket;
+mod stream;
+mod tls;
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,15 +28,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
+use stream::Stream;
+pub use tls::{Tls, TlsFiles};
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long a peer may take for its first byte, and for the headers of a request.
+/// How long a peer may take to agree on encryption, for its first byte, and for the headers of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// When accepting fails (no file descriptor is left, say), how long to rest.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
 const SEND_BUFFER: usize = 16 * 1024;
-/// How long a connection that has reached its age may take to end, if its age is not shorter still.
+/// Of one request: how many headers, and how many bytes of them, in HTTP/1 and in HTTP/2.
+const MAX_HEADERS: usize = 100;
+const MAX_HEADER_BYTES: (usize, u32) = (64 * 1024, 16 * 1024);
+/// How long a connection that has reached its age, or is idle, may take to end, if its age is not shorter still.
 const GRACE: Duration = Duration::from_secs(30);
 /// Streams that a peer opened and took back before they were looked at. At hyper's default of 20, one client that cancels
 /// many calls at once ends every watch of its connection.
@@ -55,7 +63,13 @@ pub struct Settings {
     pub max_watches: usize,
     /// The age at which a connection ends politely, a tenth more or less.
     pub max_age: Option<Duration>,
+    /// How long a peer may be silent while it has no watch. Those of HTTP/2 answer a ping every 20 s.
+    pub max_idle: Duration,
 }
+
+/// Where a request comes from: the address of the peer. Every request carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
 
 /// How many watches a connection may have, and when they end. Every request carries it.
 #[derive(Clone, Debug)]
@@ -90,18 +104,19 @@ impl Shutdown {
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
     settings: Settings,
 }
 
 impl Listener {
-    /// Binds an address.
+    /// Binds an address. With `tls`, everything is encrypted.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub async fn bind(address: SocketAddr, settings: Settings) -> anyhow::Result<Self> {
+    pub async fn bind(address: SocketAddr, tls: Option<Arc<Tls>>, settings: Settings) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await;
         let tcp = tcp.map_err(|error| anyhow::anyhow!("cannot listen on {address} ({}): {error}", settings.name))?;
-        Ok(Self { tcp, settings })
+        Ok(Self { tcp, tls, settings })
     }
 
     /// The address, with the port that was chosen.
@@ -123,10 +138,10 @@ impl Listener {
         let settings = self.settings;
         let room = Arc::new(Semaphore::new(settings.max_connections));
         loop {
-            let stream = tokio::select! {
+            let (stream, peer) = tokio::select! {
                 () = shutdown.polite.cancelled() => return,
                 accepted = self.tcp.accept() => match accepted {
-                    Ok((stream, _)) => stream,
+                    Ok((stream, peer)) => (stream, Peer(peer.ip())),
                     Err(error) => {
                         metrics::counter!("leadfold_accept_errors_total", "listener" => settings.name).increment(1);
                         tracing::warn!(listener = settings.name, %error, "could not accept a connection");
@@ -139,13 +154,19 @@ impl Listener {
                 metrics::counter!("leadfold_connections_refused_total", "listener" => settings.name).increment(1);
                 continue;
             };
-            let (service, shutdown) = (service.clone(), shutdown.clone());
+            let (service, shutdown, tls) = (service.clone(), shutdown.clone(), self.tls.clone());
             let connections = shutdown.connections.clone();
             connections.spawn(async move {
                 let open = metrics::gauge!("leadfold_connections", "listener" => settings.name);
                 open.increment(1.0);
+                let serve = async {
+                    // Most of a connection's memory is needed only by one that says something.
+                    if let Some(stream) = begin(stream, tls.as_deref(), settings).await {
+                        Box::pin(connection(stream, peer, service, settings, &shutdown)).await;
+                    }
+                };
                 tokio::select! {
-                    () = connection(stream, service, settings, &shutdown) => {}
+                    () = serve => {}
                     () = shutdown.abort.cancelled() => {}
                 }
                 open.decrement(1.0);
@@ -155,20 +176,37 @@ impl Listener {
     }
 }
 
-async fn connection<S, B>(stream: TcpStream, service: S, settings: Settings, shutdown: &Shutdown)
+/// Waits for a peer to say something, encrypted if that is asked for.
+async fn begin(stream: TcpStream, tls: Option<&Tls>, settings: Settings) -> Option<Stream> {
+    // Small messages must not wait for each other. A socket that refuses is about to fail anyway.
+    let _ = stream.set_nodelay(true);
+    let mut stream = match tls {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let accepted = timeout(PATIENCE, tls.accept(stream)).await;
+            let accepted = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+            match accepted {
+                Ok(stream) => Stream::Tls(Box::new(stream)),
+                Err(error) => {
+                    metrics::counter!("leadfold_tls_handshake_failures_total", "listener" => settings.name).increment(1);
+                    tracing::debug!(listener = settings.name, %error, "a TLS handshake failed");
+                    return None;
+                }
+            }
+        }
+    };
+    // hyper's timeouts begin with the first byte.
+    let first_byte = timeout(PATIENCE, stream.has_first_byte()).await;
+    matches!(first_byte, Ok(Ok(true))).then_some(stream)
+}
+
+async fn connection<S, B>(stream: Stream, peer: Peer, service: S, settings: Settings, shutdown: &Shutdown)
 where
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    // Small messages must not wait for each other. A socket that refuses is about to fail anyway.
-    let _ = stream.set_nodelay(true);
-    // hyper's timeouts begin with the first byte.
-    let first_byte = timeout(PATIENCE, stream.peek(&mut [0])).await;
-    if !matches!(first_byte, Ok(Ok(1))) {
-        return;
-    }
     let aged = CancellationToken::new();
     let watches =
         ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches, aged: aged.clone() };
@@ -176,26 +214,37 @@ where
     let crowded = || permits.available_permits() < settings.max_watches;
     let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(watches.clone());
+        request.extensions_mut().insert(peer);
         request
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES.0);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
+        .max_header_list_size(MAX_HEADER_BYTES.1)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
     let (socket, outbox) = socket::split(stream);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)));
 
     let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
+    let idle = async {
+        loop {
+            sleep(settings.max_idle).await;
+            if !outbox.has_heard() && !crowded() {
+                return;
+            }
+        }
+    };
     let (result, grace) = tokio::select! {
         result = outbox.run(connection.as_mut(), crowded) => (Some(result), Duration::ZERO),
         () = shutdown.polite.cancelled() => (None, Duration::MAX),
         () = sleep(age) => (None, GRACE.min(age)),
+        () = idle => (None, GRACE),
     };
     let result = match result {
         Some(result) => result,
@@ -207,7 +256,7 @@ where
             }
             let Ok(result) = timeout(grace, outbox.run(connection.as_mut(), crowded)).await else {
                 // What is left is not read, or has no end.
-                tracing::debug!(listener = settings.name, "a connection that has reached its age is dropped");
+                tracing::debug!(listener = settings.name, "a connection that has reached its age, or is idle, is dropped");
                 return;
             };
             result

@@ -1,5 +1,7 @@
 //! The service: build everything, start everything, drain everything.
 
+mod tls;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +50,8 @@ const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
     let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
+    let (tls, tls_for_grpc) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
+    tls::warn_of_the_clear(&config);
     let secrets = Secrets::open(&config.security.webhook_secrets)?;
     let dead_letters = open_dead_letters(&config)?;
     // Before the store: what nobody can write to is known at once.
@@ -56,7 +60,8 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
     let intake = Intake::new(Arc::clone(&store), spooling.clone(), dead_letters.clone(), Arc::default());
     let letters = (dead_letters.clone(), intake.clone());
-    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, config.max_watches)?;
+    let limits = grpc::Limits { max_watches: config.max_watches, max_calls: config.limits.requests_in_flight };
+    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, limits)?;
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub));
 
     let settings = |name| Settings {
@@ -65,6 +70,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
         max_streams: MAX_CALLS_PER_CONNECTION,
         max_watches: 0,
         max_age: None,
+        max_idle: config.limits.idle_connection,
     };
     // The board's pages watch too.
     let for_watches = |name| Settings {
@@ -73,16 +79,16 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
         max_age: config.max_connection_age,
         ..settings(name)
     };
-    let http = Listener::bind(config.http_addr, settings("http")).await?;
-    let grpc = Listener::bind(config.grpc_addr, for_watches("grpc")).await?;
-    let admin = Listener::bind(config.admin_addr, for_watches("admin")).await?;
+    let http = Listener::bind(config.http_addr, tls.clone(), settings("http")).await?;
+    let grpc = Listener::bind(config.grpc_addr, tls_for_grpc, for_watches("grpc")).await?;
+    let admin = Listener::bind(config.admin_addr, tls, for_watches("admin")).await?;
     for (name, listener) in [("http", &http), ("grpc", &grpc), ("admin", &admin)] {
         println!("{name} listening on {}", listener.address()?);
     }
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks = webhook::routes(intake, secrets, config.max_body_bytes, config.noop_route);
+    let webhooks = webhook::routes(intake, secrets, config.limits, config.max_body_bytes, config.noop_route);
     let for_board = board::Settings { tokens: tokens.are_required(), hosts: config.board.hosts, webhook_port: http.address()?.port() };
     let board = board::routes(routes.clone(), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));

@@ -1,13 +1,18 @@
 //! The way to the server, and what its failures mean to a person.
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
+use anyhow::{Context, anyhow, bail};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Code, Request, Status};
 
 use crate::api::dead_letter_service_client::DeadLetterServiceClient;
 use crate::api::lead_service_client::LeadServiceClient;
+use crate::config::{AccessArgs, ClientArgs};
 
 /// How long a connection, and an answer that is not a stream, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -16,39 +21,88 @@ const RETRY_PATIENCE: Duration = Duration::from_secs(60);
 /// The most that one answer may have: a page of large leads.
 const MAX_MESSAGE: usize = 64 << 20;
 
+/// A bearer token for those who have no file to put it in. There is no flag: `ps` would show it.
+const TOKEN: &str = "LEADFOLD_TOKEN";
+
+/// A client that says who it is.
+pub(super) type Client = LeadServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// Adds the token, if there is one, to every call.
+#[derive(Clone, Debug)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Bearer {
+    fn read(file: Option<&Path>) -> anyhow::Result<Self> {
+        let (from, text) = match file {
+            Some(file) => {
+                let text = std::fs::read_to_string(file).with_context(|| format!("--token-file: cannot read {}", file.display()))?;
+                ("--token-file", text)
+            }
+            None => match std::env::var_os(TOKEN) {
+                Some(text) => (TOKEN, text.to_string_lossy().into_owned()),
+                None => return Ok(Self(None)),
+            },
+        };
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            bail!("{from} has no token: write it there, and nothing else");
+        }
+        let mut value: MetadataValue<Ascii> = format!("Bearer {token}").parse().context("the token cannot be sent")?;
+        value.set_sensitive(true);
+        Ok(Self(Some(value)))
+    }
+}
+
 /// A server, by the name that the user gave it.
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     name: String,
     endpoint: Endpoint,
+    bearer: Bearer,
 }
 
 impl Server {
-    pub(super) fn new(url: &str) -> anyhow::Result<Self> {
-        let form = "write it as http://HOST:PORT";
-        if url.starts_with("https://") {
-            bail!("--server {url:?}: TLS is not supported in this version: {form}");
-        }
-        let named = url.strip_prefix("http://").is_some_and(|host| !host.trim_end_matches('/').is_empty());
+    pub(super) fn new(client: &ClientArgs) -> anyhow::Result<Self> {
+        let url = &client.server;
+        let form = "write it as http://HOST:PORT or https://HOST:PORT";
+        let encrypted = url.starts_with("https://");
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let named = host.is_some_and(|host| !host.trim_end_matches('/').is_empty());
         let endpoint = Endpoint::from_shared(url.to_owned()).ok().filter(|_| named);
         let endpoint = endpoint.ok_or_else(|| anyhow!("--server {url:?} is not an address: {form}"))?;
         let endpoint = endpoint.connect_timeout(PATIENCE).http2_keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE);
-        Ok(Self { name: url.to_owned(), endpoint })
+        let endpoint =
+            if encrypted { endpoint.tls_config(tls(&client.access)?).with_context(|| format!("--server {url:?}"))? } else { endpoint };
+        Ok(Self { name: url.clone(), endpoint, bearer: Bearer::read(client.access.token_file.as_deref())? })
     }
 
     /// A client for calls that are answered once.
-    pub(super) fn client(&self) -> LeadServiceClient<Channel> {
-        LeadServiceClient::new(self.endpoint.clone().timeout(PATIENCE).connect_lazy()).max_decoding_message_size(MAX_MESSAGE)
+    pub(super) fn client(&self) -> Client {
+        self.over(self.endpoint.clone().timeout(PATIENCE).connect_lazy())
     }
 
     /// A client of the service of dead letters.
-    pub(super) fn dead_letters(&self) -> DeadLetterServiceClient<Channel> {
-        DeadLetterServiceClient::new(self.endpoint.clone().timeout(RETRY_PATIENCE).connect_lazy()).max_decoding_message_size(MAX_MESSAGE)
+    pub(super) fn dead_letters(&self) -> DeadLetterServiceClient<InterceptedService<Channel, Bearer>> {
+        let channel = self.endpoint.clone().timeout(RETRY_PATIENCE).connect_lazy();
+        DeadLetterServiceClient::with_interceptor(channel, self.bearer.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// A client for streams, which have no end.
-    pub(super) fn streams(&self) -> LeadServiceClient<Channel> {
-        LeadServiceClient::new(self.endpoint.connect_lazy()).max_decoding_message_size(MAX_MESSAGE)
+    pub(super) fn streams(&self) -> Client {
+        self.over(self.endpoint.connect_lazy())
+    }
+
+    fn over(&self, channel: Channel) -> Client {
+        LeadServiceClient::with_interceptor(channel, self.bearer.clone()).max_decoding_message_size(MAX_MESSAGE)
     }
 
     /// What a failure means, and what to do.
@@ -57,10 +111,14 @@ impl Server {
         let unreachable = std::error::Error::source(status).is_some();
         let name = &self.name;
         match status.code() {
+            Code::Unavailable | Code::Unknown if unreachable && name.starts_with("https://") => {
+                anyhow!("cannot reach {name}: {}; name the authority of its certificate with --ca-file if it is your own", root(status))
+            }
             Code::Unavailable | Code::Unknown if unreachable => {
                 anyhow!("cannot reach {name}: is it running? start it with `leadfold serve`, or name another with --server")
             }
             Code::Cancelled | Code::DeadlineExceeded => anyhow!("no answer from {name} within {} s", PATIENCE.as_secs()),
+            Code::Unauthenticated => anyhow!("{name}: {} (--token-file or {TOKEN})", message(status)),
             Code::Unimplemented => anyhow!("{name} is not a leadfold of this version ({})", message(status)),
             _ => anyhow!("{name}: {}", message(status)),
         }
@@ -77,6 +135,27 @@ impl Server {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
+}
+
+fn tls(access: &AccessArgs) -> anyhow::Result<ClientTlsConfig> {
+    let read = |flag: &str, file: &Path| std::fs::read(file).with_context(|| format!("{flag}: cannot read {}", file.display()));
+    let config = match &access.ca_file {
+        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca-file", file)?)),
+        None => ClientTlsConfig::new().with_webpki_roots(),
+    };
+    Ok(match (&access.client_cert, &access.client_key) {
+        (Some(cert), Some(key)) => config.identity(Identity::from_pem(read("--client-cert", cert)?, read("--client-key", key)?)),
+        _ => config,
+    })
+}
+
+/// What is at the bottom of a failure.
+fn root(status: &Status) -> String {
+    let mut error: &dyn std::error::Error = status;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    super::text::plain(&error.to_string())
 }
 
 fn message(status: &Status) -> String {

@@ -41,7 +41,7 @@ async fn letters(server: &Server, limit: usize, include_payloads: bool) -> anyho
 }
 
 async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let (letters, more) = letters(&server, usize::try_from(args.limit)?, args.payloads).await?;
     let mut out = stdout().lock();
     if args.client.json {
@@ -78,7 +78,7 @@ async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
 }
 
 async fn retry(args: DeadLettersRetryArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let ids = if args.all { every_id(&server, true).await? } else { args.ids };
     let mut client = server.dead_letters();
     let mut out = stdout().lock();
@@ -111,7 +111,7 @@ async fn retry(args: DeadLettersRetryArgs) -> anyhow::Result<()> {
 }
 
 async fn drop_letters(args: DeadLettersDropArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let ids = if args.all { every_id(&server, false).await? } else { args.ids };
     if !args.yes && !confirmed(ids.len())? {
         bail!("nothing was dropped");

@@ -10,7 +10,7 @@ use crate::api::DeleteLeadRequest;
 use crate::config::DeleteArgs;
 
 pub(super) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let lead_id = text::plain(&args.lead_id);
     if !args.yes && !confirmed(&lead_id)? {
         bail!("nothing was deleted");

@@ -11,7 +11,7 @@ use crate::api::{Activity, GetLeadRequest, Lead, ListActivitiesRequest};
 use crate::config::GetArgs;
 
 pub(super) async fn run(args: GetArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let request = GetLeadRequest { lead_id: args.lead_id.clone() };
     let answer = server.client().get_lead(request).await.map_err(|status| server.explain_lead(&status, &args.lead_id))?;
     let lead = answer.into_inner().lead.unwrap_or_default();

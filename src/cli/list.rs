@@ -14,7 +14,7 @@ use crate::config::ListArgs;
 const PAGE: u32 = 100;
 
 pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let mut client = server.client();
     let mut out = stdout().lock();
     let json = Json::new()?;

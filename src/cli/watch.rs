@@ -33,7 +33,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
 }
 
 async fn follow(args: WatchArgs) -> anyhow::Result<()> {
-    let server = Server::new(&args.client.server)?;
+    let server = Server::new(&args.client)?;
     let mut printer = Printer { json: args.client.json.then(Json::new).transpose()?, versions: HashMap::new() };
     let mut backoff = BACKOFF.0;
     let mut lost = false;

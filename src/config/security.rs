@@ -63,7 +63,8 @@ pub fn is_loopback(address: SocketAddr) -> bool {
 }
 
 impl SecurityArgs {
-    pub(super) fn validate(self, listeners: Listeners, wrong: &mut Vec<String>) -> SecurityConfig {
+    /// `mutual`: clients of gRPC have to show certificates.
+    pub(super) fn validate(self, listeners: Listeners, mutual: bool, wrong: &mut Vec<String>) -> SecurityConfig {
         let tokens = self.tokens_file.is_some();
         let fixed = std::env::var_os(WEBHOOK_SECRET).map(|secret| Secret::from(secret.to_string_lossy().into_owned()));
         let secrets = fixed.is_some() || self.webhook_secret_file.is_some();
@@ -73,7 +74,7 @@ impl SecurityArgs {
         });
         for (flag, address, guarded, guard) in [
             ("--http-addr", listeners.http, secrets, "nobody would be asked for a secret: name a --webhook-secret-file"),
-            ("--grpc-addr", listeners.grpc, tokens, "nobody would be asked for a token: name a --tokens-file"),
+            ("--grpc-addr", listeners.grpc, tokens || mutual, "nobody would be asked for a token: name a --tokens-file"),
             ("--admin-addr", listeners.admin, tokens, "nobody would be asked for a token: name a --tokens-file"),
         ] {
             if !guarded && !self.insecure_no_auth && !is_loopback(address) {

@@ -9,7 +9,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::board::BoardConfig;
+use super::limits::LimitConfig;
 use super::security::{Listeners, SecurityConfig};
+use super::tls::TlsConfig;
 use super::{LogFormat, RedisAddress, Secret, ServeArgs, SpoolConfig};
 
 /// What `serve` runs with: checked.
@@ -43,6 +45,10 @@ pub struct ServeConfig {
     pub security: SecurityConfig,
     /// How the board may be opened.
     pub board: BoardConfig,
+    /// Encryption; none: everything is in the clear.
+    pub tls: Option<TlsConfig>,
+    /// How much is taken at once.
+    pub limits: LimitConfig,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// A filter that `EnvFilter` accepts.
@@ -71,8 +77,11 @@ impl ServeArgs {
         let mut wrong = Vec::new();
         self.check_addresses(&mut wrong);
         let listeners = Listeners { http: self.http_addr, grpc: self.grpc_addr, admin: self.admin_addr };
-        let security = self.security.validate(listeners, &mut wrong);
         let board = self.board.validate(&mut wrong);
+        let mutual = self.tls.grpc_client_ca.is_some();
+        let tls = self.tls.validate(&mut wrong);
+        let security = self.security.validate(listeners, mutual, &mut wrong);
+        let limits = self.limits.validate(&mut wrong);
         check_prefix(&self.key_prefix, &mut wrong);
         if self.data_dir.as_os_str().is_empty() {
             wrong.push("--data-dir is empty: name a directory, such as ./leadfold-data".to_owned());
@@ -116,6 +125,8 @@ impl ServeArgs {
             drain: Duration::from_secs(drain),
             security,
             board,
+            tls,
+            limits,
             log_format: self.log_format,
             log_level: self.log_level,
             max_connections,

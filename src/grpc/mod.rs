@@ -38,6 +38,15 @@ mod server {
 /// The full name of the service, as health checks name it.
 pub const SERVICE_NAME: &str = "leadfold.v1.LeadService";
 
+/// How much is served at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Streams of watches.
+    pub max_watches: usize,
+    /// Calls that are no streams.
+    pub max_calls: usize,
+}
+
 /// What the gRPC listener serves: the API with the service of dead letters, health, reflection. The reporter says how the service is. Where there are
 /// tokens, every call but those of health needs one.
 ///
@@ -48,9 +57,9 @@ pub fn routes(
     hub: Arc<Hub>,
     tokens: Arc<Tokens>,
     letters: (Option<Arc<DeadLetters>>, Intake),
-    max_watches: usize,
+    limits: Limits,
 ) -> anyhow::Result<(Router, HealthReporter)> {
-    let watches = watch::Watches::new(hub, Arc::clone(&store), max_watches);
+    let watches = watch::Watches::new(hub, Arc::clone(&store), limits.max_watches);
     let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
     let letters =
         server::dead_letter_service_server::DeadLetterServiceServer::new(dead_letters::DeadLetterService::new(letters.0, letters.1));
@@ -67,6 +76,7 @@ pub fn routes(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
     let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
-    let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(tokens, admission::admit));
+    let gate = admission::Gate::new(tokens, limits.max_calls);
+    let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(gate, admission::admit));
     Ok((routes, reporter))
 }

@@ -99,6 +99,11 @@ pub(super) fn aged() -> Status {
     unavailable("CONNECTION_AGED", message, Duration::from_millis(200))
 }
 
+/// More calls are under way than can be done.
+pub(super) fn overloaded() -> Status {
+    unavailable("OVERLOADED", "too many calls are under way (--max-requests-in-flight)", Duration::from_secs(2))
+}
+
 /// A limit is reached.
 pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
     let description = description.into();

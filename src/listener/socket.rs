@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
+
+use super::stream::Stream;
 
 /// Bytes that gather at most before they are written.
 const GATHERED: usize = 64 * 1024;
@@ -36,13 +37,15 @@ pub(super) struct Outbox(Arc<Mutex<Inner>>);
 
 #[derive(Debug)]
 struct Inner {
-    stream: TcpStream,
+    stream: Stream,
+    /// The peer has sent something since that was last asked.
+    heard: bool,
     gathered: BytesMut,
     closing: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-pub(super) fn split(stream: TcpStream) -> (Socket, Outbox) {
-    let inner = Arc::new(Mutex::new(Inner { stream, gathered: BytesMut::new(), closing: None }));
+pub(super) fn split(stream: Stream) -> (Socket, Outbox) {
+    let inner = Arc::new(Mutex::new(Inner { stream, heard: true, gathered: BytesMut::new(), closing: None }));
     (Socket(Arc::clone(&inner)), Outbox(inner))
 }
 
@@ -51,6 +54,11 @@ fn lock(inner: &Mutex<Inner>) -> MutexGuard<'_, Inner> {
 }
 
 impl Outbox {
+    /// Whether the peer has sent anything since this was last asked.
+    pub(super) fn has_heard(&self) -> bool {
+        std::mem::take(&mut lock(&self.0).heard)
+    }
+
     /// Runs the connection that has the socket; what a turn of it has to say goes out at the turn's end. While it is
     /// `crowded`, a turn lets the tasks that are ready go first: many streams have something to say at once, and
     /// otherwise the first of them would have a turn, and a system call, of its own.
@@ -84,7 +92,7 @@ impl Inner {
         if self.gathered.capacity() > KEPT {
             self.gathered = BytesMut::new();
         }
-        Poll::Ready(Ok(()))
+        Pin::new(&mut self.stream).poll_flush(context)
     }
 
     fn poll_gather(&mut self, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -102,7 +110,8 @@ impl Inner {
         let mut chunk = [const { std::mem::MaybeUninit::uninit() }; 4096];
         while *discarded < DISCARDED && deadline.as_mut().poll(context).is_pending() {
             let mut buffer = ReadBuf::uninit(&mut chunk);
-            let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer));
+            // What it says does not matter any more, and need not be decrypted.
+            let read = ready!(Pin::new(self.stream.tcp()).poll_read(context, &mut buffer));
             if read.is_err() || buffer.filled().is_empty() {
                 break;
             }
@@ -114,7 +123,11 @@ impl Inner {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut lock(&self.0).stream).poll_read(context, buffer)
+        let mut inner = lock(&self.0);
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut inner.stream).poll_read(context, buffer);
+        inner.heard |= buffer.filled().len() > before;
+        result
     }
 }
 

@@ -1,15 +1,18 @@
 //! What the sender is told: one map from what became of an event to a status and a JSON line.
 
+use std::time::Duration;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use super::auth::Stranger;
+use super::load::Overload;
 use crate::event::Refusal;
 use crate::intake::{NotTaken, Taken};
 
-/// What a sender is told to wait when nothing can take its event.
-const RETRY_AFTER: &str = "2";
+/// Seconds that a sender is told to wait when nothing can take its event. All come back at different times.
+const RETRY_AFTER: std::ops::RangeInclusive<u64> = 1..=5;
 
 /// What was taken, for the sender.
 #[derive(Debug, Serialize)]
@@ -30,7 +33,8 @@ pub(super) struct Answer {
     code: StatusCode,
     body: Result<Status, Refusal>,
     event: &'static str,
-    retry: bool,
+    /// Seconds to wait, if it is worth to come back.
+    retry: Option<u64>,
 }
 
 impl Answer {
@@ -41,7 +45,7 @@ impl Answer {
             code: StatusCode::OK,
             body: Ok(Status { status, lead_id, version, reason }),
             event: "none",
-            retry: false,
+            retry: None,
         };
         match fate {
             Ok(Taken::Applied(lead_id, at)) => taken("applied", Some(lead_id), version(at), None),
@@ -54,14 +58,14 @@ impl Answer {
             }
             Err(NotTaken::Unavailable) => {
                 let refusal = Refusal::body("the event cannot be taken now: send it again later");
-                Self { retry: true, ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, refusal) }
+                Self { retry: Some(rand::random_range(RETRY_AFTER)), ..Self::refused(StatusCode::SERVICE_UNAVAILABLE, refusal) }
             }
         }
     }
 
     /// A request of which nothing was taken.
     pub(super) const fn refused(code: StatusCode, refusal: Refusal) -> Self {
-        Self { code, body: Err(refusal), event: "none", retry: false }
+        Self { code, body: Err(refusal), event: "none", retry: None }
     }
 
     /// Somebody who did not prove that they may send.
@@ -69,6 +73,17 @@ impl Answer {
         metrics::counter!("leadfold_unauthenticated_total", "listener" => "http").increment(1);
         tracing::debug!(reason = %stranger, "a webhook was not let in");
         Self::refused(StatusCode::UNAUTHORIZED, Refusal::body(stranger.to_string()))
+    }
+
+    /// More than can be done, or more than one sender may ask for.
+    pub(super) fn to_too_many(overload: Overload) -> Self {
+        let (at, code, words, wait) = match overload {
+            Overload::Server => ("server", StatusCode::SERVICE_UNAVAILABLE, "too much is under way", Duration::ZERO),
+            Overload::Sender(wait) => ("sender", StatusCode::TOO_MANY_REQUESTS, "too many events per second from this address", wait),
+        };
+        metrics::counter!("leadfold_webhooks_shed_total", "limit" => at).increment(1);
+        let refusal = Refusal::body(format!("{words}: nothing was kept, send it again later"));
+        Self { retry: Some(wait.as_secs() + rand::random_range(RETRY_AFTER)), ..Self::refused(code, refusal) }
     }
 
     /// Says which event it was, for the metrics.
@@ -97,8 +112,8 @@ impl IntoResponse for Answer {
         line.push(b'\n');
         let mut response = (self.code, line).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.retry {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        if let Some(seconds) = self.retry {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

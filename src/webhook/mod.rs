@@ -2,6 +2,7 @@
 
 mod answer;
 mod auth;
+mod load;
 pub mod signature;
 
 use std::sync::Arc;
@@ -14,12 +15,15 @@ use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::routing::post;
 use tokio::time::timeout;
 
+use crate::config::LimitConfig;
 use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
+use crate::listener::Peer;
 use crate::time::Timestamp;
 use answer::Answer;
 pub use auth::Secrets;
+use load::{Held, Load, NoBody, Overload};
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,17 +33,18 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 struct Webhooks {
     intake: Intake,
     secrets: Arc<Secrets>,
+    load: Load,
     max_body_bytes: usize,
 }
 
 /// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
-pub fn routes(intake: Intake, secrets: Arc<Secrets>, max_body_bytes: usize, noop: bool) -> Router {
+pub fn routes(intake: Intake, secrets: Arc<Secrets>, limits: LimitConfig, max_body_bytes: usize, noop: bool) -> Router {
     let routes =
         Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
     routes
         .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
-        .with_state(Webhooks { intake, secrets, max_body_bytes })
+        .with_state(Webhooks { intake, secrets, load: Load::new(limits), max_body_bytes })
 }
 
 async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Answer {
@@ -53,6 +58,11 @@ async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
         let received = Timestamp::now();
+        let sender = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let _place = match self.load.enter(sender) {
+            Ok(place) => place,
+            Err(overload) => return Answer::to_too_many(overload),
+        };
         let admission = match self.secrets.admit(request.headers()) {
             Ok(admission) => admission,
             Err(stranger) => return Answer::to_stranger(stranger),
@@ -66,29 +76,32 @@ impl Webhooks {
         if !is_json(request.headers()) {
             return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Refusal::body("the content type is not application/json"));
         }
+        if request.headers().get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
+            return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Refusal::body("the body is compressed: send it as it is"));
+        }
         let body = match timeout(BODY_TIMEOUT, self.body(request)).await {
             Ok(Ok(body)) => body,
             Ok(Err(answer)) => return answer,
             Err(_) => return Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
         };
-        if let Err(stranger) = self.secrets.confirm(&admission, &body) {
+        if let Err(stranger) = self.secrets.confirm(&admission, &body.bytes) {
             return Answer::to_stranger(stranger);
         }
-        let (label, fate) = self.intake.take(&body, Receipt { at: received, workspace_id }).await;
+        let (label, fate) = self.intake.take(&body.bytes, Receipt { at: received, workspace_id }).await;
         Answer::to(fate).of(label)
     }
 
-    async fn body(&self, request: Request<Body>) -> Result<axum::body::Bytes, Answer> {
+    async fn body(&self, request: Request<Body>) -> Result<Held, Answer> {
         let too_large =
             || Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(format!("the body is over {} bytes", self.max_body_bytes)));
         let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         if told.is_some_and(|length| length > self.max_body_bytes) {
             return Err(too_large());
         }
-        axum::body::to_bytes(request.into_body(), self.max_body_bytes).await.map_err(|error| {
-            // axum does not say which it was, but its source does.
-            let over = std::error::Error::source(&error).is_some_and(|source| source.is::<http_body_util::LengthLimitError>());
-            if over { too_large() } else { Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body ended before its end")) }
+        self.load.read(request.into_body(), self.max_body_bytes).await.map_err(|why| match why {
+            NoBody::TooLarge => too_large(),
+            NoBody::Broken => Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body ended before its end")),
+            NoBody::Overload => Answer::to_too_many(Overload::Server),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests start and wait for.
 
 pub mod browser;
+pub mod certificates;
 pub mod events;
 pub mod ledger;
 pub mod redis;

@@ -85,6 +85,16 @@ impl RedisServer {
         self.process.wait().expect("redis-server has ended");
     }
 
+    /// Stops it where it is: it takes connections and answers nothing.
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
     /// Sends it a signal.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.process.id().to_string()]).status().expect("kill");
