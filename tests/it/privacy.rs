@@ -59,7 +59,7 @@ async fn private_texts_are_not_spooled_while_redis_is_away() {
 
 /// Logs everything that can be logged.
 fn verbose(options: Options) -> Options {
-    options.env("RUST_LOG", "trace").env("LEADFOLD_LOG", "trace")
+    options.env("LEADFOLD_LOG_LEVEL", "trace")
 }
 
 /// Ends the server and looks into its logs.

@@ -8,7 +8,7 @@ use leadfold::api::{DeleteLeadRequest, GetLeadRequest};
 
 use crate::support::certificates::{Authority, with_tls};
 use crate::support::events::{SAMPLE_TIME, message};
-use crate::support::redis::RedisServer;
+use crate::support::redis::{PASSWORD, RedisServer};
 use crate::support::server::{Options, Server, WEBHOOK};
 use crate::support::tokens::{ALL, Bearer, usual, write};
 use crate::support::{PATIENCE, fresh_id};
@@ -21,7 +21,7 @@ const SIGNING: &str = "c2VjcmV0LWNhbmFyeS10by1zaWdu";
 
 /// What must not be found, in any of the ways it could be written.
 fn forbidden(key: &str) -> Vec<String> {
-    let mut texts = ["canary", SIGNING, key].map(str::to_owned).to_vec();
+    let mut texts = ["canary", SIGNING, PASSWORD, key].map(str::to_owned).to_vec();
     texts.push(STANDARD.encode(format!("me:{ALL}")));
     texts.push("BEGIN PRIVATE KEY".to_owned());
     texts
@@ -31,11 +31,10 @@ fn forbidden(key: &str) -> Vec<String> {
 async fn secrets_are_in_no_log_no_answer_no_metric_and_no_argument() {
     let (dir, data, authority) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"), Authority::new());
     let redis = RedisServer::start();
-    let () = redis::cmd("CONFIG").arg("SET").arg("requirepass").arg(OF_REDIS).query(&mut redis.connection()).expect("a password");
     let path = |name: &str, text: &str| write(dir.path(), name, text).to_str().expect("a path").to_owned();
     let options = Options::default()
         .data_dir(data.path())
-        .env("LEADFOLD_REDIS_URL", redis.url().replace("://", &format!("://:{OF_REDIS}@")))
+        .env("LEADFOLD_REDIS_URL", redis.url())
         .env("LEADFOLD_TOKENS_FILE", path("tokens", &usual()))
         .env("LEADFOLD_WEBHOOK_SECRET_FILE", path("secrets", &format!("{SAID}\nwhsec_{SIGNING}\n")))
         .env("LEADFOLD_WEBHOOK_SECRET", OF_THE_ENVIRONMENT)

@@ -387,3 +387,18 @@ async fn a_file_of_tokens_that_cannot_be_used_is_said_and_nothing_is_quoted() {
     let server = Server::start(&Options::default().env("LEADFOLD_TOKENS_FILE", path.to_str().expect("a path")));
     eventually("others may read it: it says so", async || server.logs().contains("chmod 600").then_some(())).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_without_a_token_is_told_so_and_may_ask_whether_it_may_call() {
+    const ORIGIN: &str = "https://desk.example";
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&with_tokens(Options::default().env("LEADFOLD_CORS_ORIGIN", ORIGIN), dir.path()));
+    let web = reqwest::Client::builder().no_proxy().http1_only().timeout(PATIENCE).build().expect("an HTTP client");
+    let url = format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc);
+    let preflight = web.request(reqwest::Method::OPTIONS, &url).header("origin", ORIGIN).header("access-control-request-method", "POST");
+    assert_eq!(preflight.send().await.expect("an answer").status(), 200, "browsers send no token with this question");
+    let call = web.post(&url).header("origin", ORIGIN).header("content-type", "application/grpc-web+proto").body(vec![0; 5]);
+    let answer = call.send().await.expect("an answer");
+    assert_eq!((answer.status().as_u16(), answer.headers()["grpc-status"].as_bytes()), (200, &b"16"[..]));
+    assert_eq!(answer.headers()["access-control-allow-origin"], ORIGIN);
+}
