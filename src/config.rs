@@ -8,6 +8,7 @@ mod redis;
 mod security;
 mod spool;
 mod tls;
+mod tools;
 mod validate;
 
 use std::fmt;
@@ -23,9 +24,10 @@ pub use board::{BoardArgs, BoardConfig};
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 pub use limits::{LimitArgs, LimitConfig};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
-pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback};
+pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback, webhook_secret_of_the_environment};
 pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
 pub use tls::{TlsArgs, TlsConfig};
+pub use tools::{CompletionsArgs, DemoArgs, ImportArgs, SimulateArgs, TrafficArgs, WebhookArgs};
 pub use validate::ServeConfig;
 
 /// Folds webhook events into one live aggregate per lead, and serves it over gRPC.
@@ -71,6 +73,8 @@ fn one_line(text: &str) -> String {
 pub enum Command {
     /// Run the server: webhooks in, gRPC out
     Serve(Box<ServeArgs>),
+    /// See it work: a server, traffic, and a lead that is watched, all in one
+    Demo(DemoArgs),
     /// The commands that talk to a server.
     #[command(flatten)]
     Client(ClientCommand),
@@ -93,6 +97,12 @@ pub enum ClientCommand {
         #[command(subcommand)]
         command: DeadLettersCommand,
     },
+    /// Send a server what happened before it was there
+    Import(Box<ImportArgs>),
+    /// Send a server realistic traffic
+    Simulate(Box<SimulateArgs>),
+    /// Print completions for a shell
+    Completions(CompletionsArgs),
 }
 
 /// `leadfold serve`, as given; [`ServeArgs::validate`] turns it into a [`ServeConfig`].
@@ -197,9 +207,9 @@ pub struct ClientArgs {
 pub struct GetArgs {
     /// The lead to show
     pub lead_id: String,
-    /// Show the newest N activities as well (with --json: one line each, after the lead's)
-    #[arg(long, env = "LEADFOLD_ACTIVITIES", value_name = "N", default_value_t = 0)]
-    pub activities: u32,
+    /// Show the newest N activities as well, with --json one line each after the lead's [default: 5, with --json 0]
+    #[arg(long, env = "LEADFOLD_ACTIVITIES", value_name = "N")]
+    pub activities: Option<u32>,
     /// The server, and how to print.
     #[command(flatten)]
     pub client: ClientArgs,

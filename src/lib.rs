@@ -29,12 +29,14 @@
 //! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
-//! [`cli`] (the commands that talk to a server). `fuzzing` has what must hold of any bytes from outside; only tests and
-//! the fuzzer build it.
+//! [`cli`] (the commands that talk to a server), [`simulation`] (histories that never happened, to try it with). `fuzzing`
+//! has what must hold of any bytes from outside; only tests and the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
 //! `webhook`, `grpc`, `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import
-//! none of these; `listener` imports only `auth`, `config` only `listener`; `cli` only `api` and `config`.
+//! none of these; `listener` imports only `auth`, `config` only `listener`; `cli` only `api` and
+//! `config`, and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` for the
+//! demo.
 
 pub mod admin;
 pub mod alarm;
@@ -53,6 +55,7 @@ pub mod intake;
 pub mod lead;
 pub mod listener;
 pub mod serve;
+pub mod simulation;
 pub mod spool;
 pub mod store;
 pub mod time;

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             Ok(config) => run_server(config),
             Err(problems) => return failed(&problems.join("\nerror: ")),
         },
+        Command::Demo(args) => run_demo(args),
         Command::Client(command) => run_client(command),
     };
     match ended {
@@ -33,7 +34,11 @@ fn main() -> ExitCode {
 
 fn run_server(config: ServeConfig) -> anyhow::Result<()> {
     log_to_stderr(&config)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve(config))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve(config, serve::Addresses::print))
+}
+
+fn run_demo(args: leadfold::config::DemoArgs) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(cli::demo(args))
 }
 
 fn run_client(command: leadfold::config::ClientCommand) -> anyhow::Result<()> {

@@ -2,6 +2,7 @@
 
 mod tls;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +44,32 @@ const LATENCIES: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.0
 /// Buckets of the batch sizes.
 const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
-/// Runs until a signal ends it.
+/// Where a service listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Addresses {
+    /// Webhooks.
+    pub http: SocketAddr,
+    /// gRPC.
+    pub grpc: SocketAddr,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+impl Addresses {
+    /// Says them on stdout, for people and for scripts that wait.
+    pub fn print(&self) {
+        for (name, address) in [("http", self.http), ("grpc", self.grpc), ("admin", self.admin)] {
+            println!("{name} listening on {address}");
+        }
+        println!("ready");
+    }
+}
+
+/// Runs until a signal ends it. `announce` hears where, once everything listens.
 ///
 /// # Errors
 /// A store cannot be opened or an address cannot be bound.
-pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
+pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
     let metrics = install_metrics()?;
     let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
     let (tls, tls_for_grpc) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
@@ -82,9 +104,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
     let http = Listener::bind(config.http_addr, tls.clone(), settings("http")).await?;
     let grpc = Listener::bind(config.grpc_addr, tls_for_grpc, for_watches("grpc")).await?;
     let admin = Listener::bind(config.admin_addr, tls, for_watches("admin")).await?;
-    for (name, listener) in [("http", &http), ("grpc", &grpc), ("admin", &admin)] {
-        println!("{name} listening on {}", listener.address()?);
-    }
+    let addresses = Addresses { http: http.address()?, grpc: grpc.address()?, admin: admin.address()? };
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
@@ -102,7 +122,7 @@ pub async fn serve(config: ServeConfig) -> anyhow::Result<()> {
         let rate = config.spool.drain_rate;
         tokio::spawn(Drainer { spool, store: Arc::clone(&store), breaker, dead_letters, rate }.run());
     }
-    println!("ready");
+    announce(&addresses);
     tracing::info!(store = store.name(), "ready");
 
     signalled().await?;

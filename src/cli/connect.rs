@@ -127,7 +127,10 @@ impl Server {
     /// The same, of a call that names a lead.
     pub(super) fn explain_lead(&self, status: &Status, lead_id: &str) -> anyhow::Error {
         match status.code() {
-            Code::NotFound => anyhow!("no lead {lead_id:?} on {}", self.name),
+            Code::NotFound => anyhow!(
+                "no lead {lead_id:?} on {}: none of its events has come yet, or it was deleted; `leadfold list WORKSPACE` shows who is there",
+                self.name
+            ),
             _ => self.explain(status),
         }
     }

@@ -6,7 +6,7 @@ use chrono::Utc;
 
 use super::connect::Server;
 use super::json::Json;
-use super::text;
+use super::text::{self, Told};
 use crate::api::{Lead, ListLeadsRequest};
 use crate::config::ListArgs;
 
@@ -41,17 +41,27 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if leads.is_empty() {
-        writeln!(out, "no leads in workspace {:?} on {}", args.workspace_id, server.name())?;
+        writeln!(
+            out,
+            "no leads in workspace {:?} on {}: none of its events has come yet, or the workspace has another id",
+            args.workspace_id,
+            server.name()
+        )?;
         return Ok(());
     }
     let now = Utc::now();
     let rows = leads.iter().map(|lead| {
-        let latest = lead.latest_activity.as_ref().map(|latest| format!("{} {}", latest.r#type, latest.status)).unwrap_or_default();
-        let counts = [lead.message_count, lead.document_count, lead.version].map(|number| number.to_string());
-        let [messages, documents, version] = counts;
-        [lead.lead_id.clone(), text::name(lead), text::ago(lead.latest_activity_time.as_ref(), now), latest, messages, documents, version]
+        let latest = lead.latest_activity.as_ref().map(text::activity).unwrap_or_default();
+        [
+            Told::from(lead.lead_id.clone()),
+            Told::bold(&text::name(lead)),
+            Told::from(text::ago(lead.latest_activity_time.as_ref(), now)),
+            Told::from(lead.message_count.to_string()),
+            Told::from(lead.document_count.to_string()),
+            Told::coloured(&latest),
+        ]
     });
-    let header = ["lead", "name", "latest", "activity", "messages", "documents", "version"];
+    let header = ["lead", "name", "latest", "messages", "documents", "what"];
     writeln!(out, "{}", text::table(header, rows).trim_fmt())?;
     if left == 0 && !page_token.is_empty() {
         writeln!(out, "there are more: see --limit")?;

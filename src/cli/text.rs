@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
+use console::style;
 use prost_types::Timestamp;
 
 use crate::api::{Activity, Document, Lead};
@@ -85,11 +86,60 @@ pub(super) fn document(document: &Document) -> String {
     plain(&format!("{name} ({}{extraction})", size(document.size_bytes)))
 }
 
+/// The statuses of a line that is plain already, in colours that say what they mean; none where none is wanted.
+pub(super) fn coloured(line: &str) -> String {
+    let word = |word: &str| match word {
+        "COMPLETED" => style(word).green().to_string(),
+        "FAILED" | "FAILED:" => style(word).red().to_string(),
+        _ => word.to_owned(),
+    };
+    // Statuses stand among the first words; later ones are the sender's.
+    let mut parts = line.splitn(3, ' ');
+    let first = parts.by_ref().take(2).map(word).collect::<Vec<_>>().join(" ");
+    parts.next().map(|rest| format!("{first} {rest}")).unwrap_or(first)
+}
+
+/// What stands in a table: plain, and then coloured.
+#[derive(Debug)]
+pub(super) struct Told(String);
+
+impl Told {
+    pub(super) fn bold(text: &str) -> Self {
+        Self(style(plain(text)).bold().to_string())
+    }
+
+    pub(super) fn dim(text: &str) -> Self {
+        Self(style(plain(text)).dim().to_string())
+    }
+
+    /// A word that says how something ended.
+    pub(super) fn status(text: &str) -> Self {
+        let plain = plain(text);
+        let word = plain.split(' ').next().unwrap_or_default().to_ascii_uppercase();
+        Self(match &*word {
+            "COMPLETED" => style(plain).green().to_string(),
+            "FAILED" | "INVALID" => style(plain).red().to_string(),
+            "NEEDS_REVIEW" => style(plain).yellow().to_string(),
+            _ => plain,
+        })
+    }
+
+    pub(super) fn coloured(text: &str) -> Self {
+        Self(coloured(&plain(text)))
+    }
+}
+
+impl From<String> for Told {
+    fn from(text: String) -> Self {
+        Self(plain(&text))
+    }
+}
+
 /// A table without lines, fitted to the terminal; where there is none, as wide as its contents.
-pub(super) fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+pub(super) fn table<const N: usize, T: Into<Told>>(header: [&str; N], rows: impl IntoIterator<Item = [T; N]>) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header).add_rows(rows.into_iter().map(|row| row.map(|cell| plain(&cell))));
+    table.set_header(header.map(|name| style(name).dim().to_string())).add_rows(rows.into_iter().map(|row| row.map(|cell| cell.into().0)));
     // One space between columns, none before the first.
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((if at == 0 { 0 } else { 1 }, 1));

@@ -49,6 +49,11 @@ pub struct WebhookSecretsConfig {
 /// Secrets of webhooks for those who have no file to put them in. There is no flag: `ps` would show it.
 const WEBHOOK_SECRET: &str = "LEADFOLD_WEBHOOK_SECRET";
 
+/// Secrets of webhooks that are in the environment.
+pub fn webhook_secret_of_the_environment() -> Option<Secret> {
+    std::env::var_os(WEBHOOK_SECRET).map(|secret| Secret::from(secret.to_string_lossy().into_owned()))
+}
+
 /// The listeners, by their flags.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Listeners {
@@ -66,7 +71,7 @@ impl SecurityArgs {
     /// `mutual`: clients of gRPC have to show certificates.
     pub(super) fn validate(self, listeners: Listeners, mutual: bool, wrong: &mut Vec<String>) -> SecurityConfig {
         let tokens = self.tokens_file.is_some();
-        let fixed = std::env::var_os(WEBHOOK_SECRET).map(|secret| Secret::from(secret.to_string_lossy().into_owned()));
+        let fixed = webhook_secret_of_the_environment();
         let secrets = fixed.is_some() || self.webhook_secret_file.is_some();
         let header = self.webhook_secret_header.parse().unwrap_or_else(|_| {
             wrong.push(format!("--webhook-secret-header {:?} is not the name of a header", self.webhook_secret_header));

@@ -26,6 +26,7 @@ pub const WEBHOOK: &str = "/webhooks/omniai";
 pub struct Options {
     redis_url: Option<String>,
     data_dir: Option<PathBuf>,
+    http: Option<String>,
     grpc: Option<String>,
     admin: Option<String>,
     env: Vec<(&'static str, String)>,
@@ -45,6 +46,12 @@ impl Options {
     /// With this data directory instead of a temporary one.
     pub fn data_dir(mut self, dir: &Path) -> Self {
         self.data_dir = Some(dir.to_owned());
+        self
+    }
+
+    /// With this `host:port` of the webhooks instead of any that is free.
+    pub fn http(mut self, address: &str) -> Self {
+        self.http = Some(address.to_owned());
         self
     }
 
@@ -70,7 +77,8 @@ impl Options {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
         let any = "127.0.0.1:0";
         let (grpc, admin) = (self.grpc.as_deref().unwrap_or(any), self.admin.as_deref().unwrap_or(any));
-        command.args(["serve", "--http-addr", any, "--grpc-addr", grpc, "--admin-addr", admin, "--data-dir"]);
+        let http = self.http.as_deref().unwrap_or(any);
+        command.args(["serve", "--http-addr", http, "--grpc-addr", grpc, "--admin-addr", admin, "--data-dir"]);
         command.arg(data_dir);
         command.args(self.redis_url.iter().flat_map(|url| ["--redis-url", url]));
         // The settings of whoever runs the tests are not the tests' settings.
@@ -213,6 +221,12 @@ impl Server {
     pub async fn lead(&self, lead_id: &str) -> Lead {
         let answer = self.client().get_lead(GetLeadRequest { lead_id: lead_id.to_owned() }).await;
         answer.unwrap_or_else(|status| panic!("GetLead {lead_id:?}: {status:?}")).into_inner().lead.expect("the lead of the answer")
+    }
+
+    /// The lead, as soon as it exists.
+    pub async fn lead_eventually(&self, lead_id: &str) -> Lead {
+        let request = || GetLeadRequest { lead_id: lead_id.to_owned() };
+        super::eventually(lead_id, async || self.client().get_lead(request()).await.ok()?.into_inner().lead).await
     }
 
     /// The lead, which this client must be able to see.

@@ -1,44 +1,74 @@
-//! `leadfold watch`: a line for each thing that happens, across restarts of the server.
+//! `leadfold watch`: what happens, as it happens, across restarts of the server: drawn in place on a terminal, a line
+//! for each thing elsewhere.
 
+mod lines;
+mod live;
+mod screen;
+
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{Write, stderr, stdout};
 use std::time::Duration;
 
-use chrono::Utc;
 use futures::{Stream, StreamExt};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::sleep;
+use tokio::time::{interval, sleep};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use self::live::Live;
+use self::screen::Screen;
 use super::connect::Server;
 use super::json::Json;
-use super::text;
-use crate::api::lead_change::Change;
 use crate::api::watch_leads_request::Scope;
-use crate::api::{Heartbeat, LeadSnapshot, LeadUpdate, SnapshotReason, watch_lead_response, watch_leads_response};
+use crate::api::{Heartbeat, LeadSnapshot, SnapshotReason, watch_lead_response, watch_leads_response};
 use crate::api::{WatchLeadRequest, WatchLeadResponse, WatchLeadsRequest, WatchLeadsResponse};
 use crate::config::WatchArgs;
 
 /// The first and the longest wait before the server is tried again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
+/// How often a view that is drawn is looked after.
+const TICK: Duration = Duration::from_millis(50);
+
 pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
-        ended = follow(args) => ended,
+        ended = follow(args, 0) => ended,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
 }
 
-async fn follow(args: WatchArgs) -> anyhow::Result<()> {
+/// Shows what happens, for ever. `above`: rows of the terminal that should stay in sight above it.
+pub(super) async fn follow(args: WatchArgs, above: usize) -> anyhow::Result<()> {
+    let live = if args.client.json { None } else { Screen::open(above).map(|screen| Live::new(screen, args.lead_id.is_some())) };
+    let is_live = live.is_some();
+    let json = args.client.json.then(Json::new).transpose()?;
+    let printer = RefCell::new(Printer { json, live, versions: HashMap::new() });
+    let ticks = async {
+        if !is_live {
+            return std::future::pending().await;
+        }
+        let mut ticks = interval(TICK);
+        loop {
+            ticks.tick().await;
+            printer.borrow_mut().tick()?;
+        }
+    };
+    tokio::select! {
+        ended = read(args, &printer) => ended,
+        ended = ticks => ended,
+    }
+}
+
+async fn read(args: WatchArgs, printer: &RefCell<Printer>) -> anyhow::Result<()> {
     let server = Server::new(&args.client)?;
-    let mut printer = Printer { json: args.client.json.then(Json::new).transpose()?, versions: HashMap::new() };
     let mut backoff = BACKOFF.0;
     let mut lost = false;
     loop {
-        let status = match open(&server, &args, &printer).await {
+        let after_version = args.lead_id.as_ref().and_then(|lead_id| printer.borrow().versions.get(lead_id).copied()).unwrap_or_default();
+        let status = match open(&server, &args, after_version).await {
             Ok(mut events) => {
                 let mut ended = Status::unavailable("the stream has ended");
                 while let Some(event) = events.next().await {
@@ -50,10 +80,10 @@ async fn follow(args: WatchArgs) -> anyhow::Result<()> {
                         }
                     };
                     if std::mem::take(&mut lost) {
-                        writeln!(stderr(), "connected again to {}", server.name())?;
+                        printer.borrow_mut().found(server.name())?;
                     }
                     backoff = BACKOFF.0;
-                    printer.print(&event)?;
+                    printer.borrow_mut().print(&event)?;
                 }
                 ended
             }
@@ -65,7 +95,7 @@ async fn follow(args: WatchArgs) -> anyhow::Result<()> {
             return Err(server.explain(&status));
         }
         if !std::mem::replace(&mut lost, true) {
-            writeln!(stderr(), "{:#}; trying again", server.explain(&status))?;
+            printer.borrow_mut().lost(&format!("{:#}; trying again", server.explain(&status)))?;
         }
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
         sleep(backoff.mul_f64(rand::random_range(0.5..1.0)).max(asked.min(BACKOFF.1))).await;
@@ -82,11 +112,10 @@ enum Event {
 async fn open(
     server: &Server,
     args: &WatchArgs,
-    printer: &Printer,
+    after_version: u64,
 ) -> Result<impl Stream<Item = Result<Event, Status>> + Unpin + use<>, Status> {
     let mut client = server.streams();
     if let Some(lead_id) = &args.lead_id {
-        let after_version = printer.versions.get(lead_id).copied().unwrap_or_default();
         let request = WatchLeadRequest { lead_id: lead_id.clone(), after_version, heartbeat_interval: None };
         return Ok(client.watch_lead(request).await?.into_inner().map(|event| event.map(Event::Lead)).left_stream());
     }
@@ -97,11 +126,32 @@ async fn open(
 
 struct Printer {
     json: Option<Json>,
+    live: Option<Live>,
     /// The last version that was printed of each lead.
     versions: HashMap<String, u64>,
 }
 
 impl Printer {
+    fn tick(&mut self) -> anyhow::Result<()> {
+        self.live.as_mut().map_or(Ok(()), Live::tick)
+    }
+
+    fn lost(&mut self, why: &str) -> anyhow::Result<()> {
+        match &mut self.live {
+            Some(live) => live.trouble(Some(why.to_owned())),
+            None => writeln!(stderr(), "{why}")?,
+        }
+        Ok(())
+    }
+
+    fn found(&mut self, name: &str) -> anyhow::Result<()> {
+        match &mut self.live {
+            Some(live) => live.trouble(None),
+            None => writeln!(stderr(), "connected again to {name}")?,
+        }
+        Ok(())
+    }
+
     fn print(&mut self, event: &Event) -> anyhow::Result<()> {
         use watch_lead_response::Event as OfLead;
         use watch_leads_response::Event as OfLeads;
@@ -121,6 +171,11 @@ impl Printer {
         if let Some(lead) = snapshot.and_then(|snapshot| snapshot.lead.as_ref()).or(update.and_then(|update| update.lead.as_ref())) {
             self.versions.insert(lead.lead_id.clone(), lead.version);
         }
+        if let Some(live) = &mut self.live {
+            snapshot.into_iter().for_each(|snapshot| live.snapshot(snapshot));
+            update.into_iter().for_each(|update| live.update(update));
+            return Ok(());
+        }
         if known {
             return Ok(());
         }
@@ -129,7 +184,7 @@ impl Printer {
             (Some(json), Event::Lead(message)) => writeln!(out, "{}", json.line("WatchLeadResponse", message)?)?,
             (Some(json), Event::Leads(message)) => writeln!(out, "{}", json.line("WatchLeadsResponse", message)?)?,
             (None, _) => {
-                for line in snapshot.map(told_snapshot).into_iter().chain(update.map(told_update).unwrap_or_default()) {
+                for line in snapshot.map(lines::snapshot).into_iter().chain(update.map(lines::update).unwrap_or_default()) {
                     writeln!(out, "{line}")?;
                 }
             }
@@ -143,38 +198,4 @@ impl Printer {
         let lead = snapshot.lead.as_ref().filter(|_| snapshot.reason() == SnapshotReason::Initial);
         lead.is_some_and(|lead| self.versions.get(&lead.lead_id).is_some_and(|&version| version == lead.version && version > 0))
     }
-}
-
-fn told_snapshot(snapshot: &LeadSnapshot) -> String {
-    let lead = snapshot.lead.clone().unwrap_or_default();
-    let now = Utc::now().format("%H:%M:%S");
-    let why = match snapshot.reason() {
-        SnapshotReason::Deleted => return format!("{now}  {}  deleted", text::plain(&lead.lead_id)),
-        SnapshotReason::ResumePositionUnknown => " (from the start: the server does not know the last version)",
-        SnapshotReason::StoreLostWrites => " (from the start: Redis has lost writes)",
-        _ if lead.version == 0 => return format!("{now}  {}  nothing is known yet", text::plain(&lead.lead_id)),
-        _ => "",
-    };
-    let latest = lead.latest_activity.as_ref().map(|latest| format!("; {}", text::activity(latest))).unwrap_or_default();
-    let (id, messages, documents) =
-        (text::plain(&lead.lead_id), text::count(lead.message_count, "message"), text::count(lead.document_count, "document"));
-    format!("{now}  {id}  {messages}, {documents}{latest}{why}")
-}
-
-fn told_update(update: &LeadUpdate) -> Vec<String> {
-    let lead = update.lead.clone().unwrap_or_default();
-    let start = format!("{}  {}", Utc::now().format("%H:%M:%S"), text::plain(&lead.lead_id));
-    let told = |change: &Change| match change {
-        Change::Activity(activity) => text::activity(activity),
-        Change::Document(document) => format!("document {}", text::document(document)),
-        Change::ProfileField(field) => format!("profile {}", text::plain(field)),
-        Change::ChecklistItem(item) => text::plain(&format!("checklist {} {}", item.code, item.status)),
-    };
-    let mut lines: Vec<_> =
-        update.changes.iter().filter_map(|change| change.change.as_ref()).map(|change| format!("{start}  {}", told(change))).collect();
-    if update.changes_truncated || lines.is_empty() {
-        let (messages, documents) = (text::count(lead.message_count, "message"), text::count(lead.document_count, "document"));
-        lines.push(format!("{start}  more has changed than is told: now {messages}, {documents}"));
-    }
-    lines
 }

@@ -1,5 +1,10 @@
 //! The command line, as people and programs call it.
 
+mod demo;
+mod import;
+mod simulate;
+mod terminal;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Receiver;
@@ -62,6 +67,8 @@ async fn get_shows_a_lead() {
 
     let lines = json_lines(&output(&server, &["get", SAMPLE_LEAD, "--activities", "9", "--json"]));
     assert_eq!(lines.len(), 3, "{lines:?}");
+    assert_eq!(json_lines(&output(&server, &["get", SAMPLE_LEAD, "--json"])).len(), 1, "for programs no activities unless they ask");
+    assert!(output(&server, &["get", SAMPLE_LEAD]).contains("newest activities"), "for people some");
     assert_eq!((&lines[0]["leadId"], &lines[0]["messageCount"]), (&json!(SAMPLE_LEAD), &json!("2")));
     assert_eq!((&lines[1]["actionId"], &lines[1]["completeTime"]), (&json!("a2"), &json!("2025-11-01T00:00:00Z")));
 }
@@ -122,6 +129,7 @@ async fn what_goes_wrong_is_said_in_one_line() {
     for usage in [&["get"][..], &["watch"], &["nonsense"], &["list", "w", "--limit", "0"]] {
         complaint(&url(&server), usage);
     }
+    assert!(complaint(&url(&server), &["get", "nobody"]).contains("leadfold list WORKSPACE"), "what to do next");
     let beyond = ["serve", "--http-addr", "0.0.0.0:0", "--grpc-addr", "127.0.0.1:0", "--admin-addr", "127.0.0.1:0"];
     assert!(complaint("", &beyond).contains("--insecure-no-auth"));
 }
@@ -231,4 +239,16 @@ async fn a_reader_that_goes_is_no_error() {
     })
     .await;
     assert!(status.success(), "{status:?}");
+}
+
+#[test]
+fn completions_know_every_command() {
+    for (shell, word) in [("bash", "complete -F"), ("zsh", "#compdef leadfold"), ("fish", "complete -c leadfold")] {
+        let output = leadfold("", &["completions", shell]).output().expect("it runs");
+        let script = String::from_utf8(output.stdout).expect("text");
+        assert!(output.status.success() && script.contains(word), "{shell}");
+        for command in ["serve", "demo", "get", "list", "watch", "delete", "import", "simulate", "completions", "--resume-file"] {
+            assert!(script.contains(command.trim_start_matches('-')), "{shell}: {command}");
+        }
+    }
 }
