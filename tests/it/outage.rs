@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use leadfold::api::GetLeadRequest;
 use leadfold::api::watch_lead_response::Event;
+use leadfold::api::{GetLeadRequest, SnapshotReason};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -54,6 +54,41 @@ async fn a_watch_reaches_the_newest_version_after_redis_came_back() {
     let began = Instant::now();
     while watch_version(watch.next().await) < version {}
     assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_is_told_when_redis_has_lost_what_it_was_told() {
+    let mut redis = RedisServer::start();
+    let server = Server::start(&Options::on(&redis));
+    let [behind, gone] = [fresh_id(), fresh_id()];
+    let kept = server.apply(&message(&behind, "a1", SAMPLE_TIME)).await;
+    redis.dump();
+    let lost = server.apply(&message(&behind, "a2", SAMPLE_TIME)).await;
+    server.apply(&message(&gone, "a1", SAMPLE_TIME)).await;
+    let mut watches = [LeadWatch::open(&server, &behind, 0).await, LeadWatch::open(&server, &gone, 0).await];
+    for watch in &mut watches {
+        watch.next().await;
+    }
+
+    // As after a failover to a replica that was behind: it has what it had when it was dumped.
+    redis.restart();
+    for (watch, version) in watches.iter_mut().zip([kept, 0]) {
+        let Event::Snapshot(snapshot) = watch.next().await else { panic!("not a snapshot") };
+        let reason = snapshot.reason();
+        let lead = snapshot.lead.expect("the lead");
+        assert_eq!((reason, lead.version), (SnapshotReason::StoreLostWrites, version), "{lead:?}");
+        assert_eq!(lead.message_count, u64::from(version > 0));
+    }
+    // Who comes back with a version that is no more is told so, and everybody goes on from there.
+    let mut late = LeadWatch::open(&server, &behind, lost).await;
+    let Event::Snapshot(snapshot) = late.next().await else { panic!("not a snapshot") };
+    assert_eq!(snapshot.reason(), SnapshotReason::ResumePositionUnknown);
+    let event = message(&behind, "a3", SAMPLE_TIME).to_string();
+    eventually("webhooks are taken again", async || (server.post(&*event).await.status == 200).then_some(())).await;
+    for watch in [&mut watches[0], &mut late] {
+        let update = watch.next_update().await;
+        assert!(update.lead.is_some_and(|lead| lead.version > lost && lead.message_count == 2), "versions do not run backwards");
+    }
 }
 
 fn watch_version(event: Event) -> u64 {
