@@ -128,7 +128,7 @@ function drawLead() {
   if (updates.length === 0) return;
   const { entry } = updates.at(-1);
   if (entry === null) {
-    view.say('This lead is not here any more: it was deleted.');
+    view.end('This lead is not here any more: it was deleted.');
     return;
   }
   const news = view.follow(entry.lead, updates.map(({ update }) => update));

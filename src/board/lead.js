@@ -68,12 +68,21 @@ export class LeadView {
     say(this.notice, text);
   }
 
+  /** The lead is gone, and its history with it. */
+  end(text) {
+    this.timeline.clear();
+    this.timeline.settle();
+    this.say(text);
+  }
+
   /** Shows what has become of the lead, and returns the activities that are new. */
   follow(lead, updates) {
     const isFirst = this.lead === null;
     this.say('');
     this.draw(lead);
-    return isFirst ? [] : this.timeline.follow(updates);
+    if (!isFirst) return this.timeline.follow(updates);
+    if (this.timeline.items.size === 0) this.timeline.load('');
+    return [];
   }
 
   draw(lead) {

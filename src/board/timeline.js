@@ -1,7 +1,7 @@
 // What happened on one lead, newest first, by day.
 import { foreign, freshen, h, say, set } from './dom.js';
 import { clock, day, exact, isFailed, titleOf, word } from './format.js';
-import { call } from './rpc.js';
+import { Code, call } from './rpc.js';
 
 const PAGE = 50;
 
@@ -41,8 +41,9 @@ export class Timeline {
       page = await call('ListActivities', { leadId: this.leadId, pageSize: PAGE, pageToken }, this.signal);
     } catch (error) {
       if (this.signal.aborted) return;
-      // The connection's state is shown elsewhere; once it is back, the lead is told of anew.
-      this.failed = `The timeline could not be read: ${error.message}`;
+      // A lead that nobody has heard of has no timeline; it is asked for again once the lead is there.
+      this.isLoaded ||= error.code === Code.NOT_FOUND;
+      this.failed = error.code === Code.NOT_FOUND ? null : `The timeline could not be read: ${error.message}`;
       this.nextPage ??= '';
       this.settle();
       return;

@@ -107,9 +107,17 @@ async fn leads_appear_move_and_open_as_events_come() {
     browser.press(ESCAPE).await;
     assert_accessible(&browser).await;
 
+    // A lead that is not born yet can be waited for.
+    browser.open(&format!("{}&lead=unborn", address(&server))).await;
+    browser.wait(&format!("{}?.startsWith('There is no such lead') ?? false", text(".lead-body > .note"))).await;
+    server.apply(&message("unborn", "c1", "2026-03-01T09:00:00Z")).await;
+    browser.wait("document.querySelectorAll('.event').length === 1 && document.querySelector('.lead-body > .note').hidden").await;
+    browser.press(ESCAPE).await;
+    browser.wait(&format!("{NAMES} === 'Ada Lovelace,other,unborn'")).await;
+
     // What was deleted is gone.
     server.client().delete_lead(leadfold::api::DeleteLeadRequest { lead_id: "other".to_owned() }).await.expect("deleted");
-    browser.wait(&format!("{NAMES} === 'Ada Lovelace'")).await;
+    browser.wait(&format!("{NAMES} === 'Ada Lovelace,unborn'")).await;
     assert_clean(&browser, &server).await;
 }
 
@@ -159,6 +167,10 @@ async fn a_token_is_asked_for_and_kept_for_the_tab() {
     assert_eq!(browser.eval("JSON.stringify({ ...localStorage }).includes('token')").await, false);
     browser.open(&address(&server)).await;
     browser.wait(&format!("{NAMES} === 'one'")).await;
+
+    // Once it is revoked, nothing is shown any more.
+    std::fs::write(&file, format!("[[token]]\nname = \"u\"\ntoken = \"{token}-2\"\nworkspaces = [\"{WORKSPACE}\"]\n")).expect("the file");
+    browser.wait("document.querySelector('#token') !== null && document.querySelector('#scroller').hidden").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
