@@ -7,6 +7,7 @@ mod limits;
 mod redis;
 mod security;
 mod spool;
+mod telemetry;
 mod tls;
 mod tools;
 mod validate;
@@ -26,6 +27,7 @@ pub use limits::{LimitArgs, LimitConfig};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback, webhook_secret_of_the_environment};
 pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
+pub use telemetry::{OtlpConfig, TelemetryArgs, TelemetryConfig};
 pub use tls::{TlsArgs, TlsConfig};
 pub use tools::{CompletionsArgs, DemoArgs, ImportArgs, SimulateArgs, TrafficArgs, WebhookArgs};
 pub use validate::ServeConfig;
@@ -156,6 +158,9 @@ pub struct ServeArgs {
     /// How much is taken at once.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Where traces go.
+    #[command(flatten)]
+    pub telemetry: TelemetryArgs,
     /// How log lines are written
     #[arg(long, env = "LEADFOLD_LOG_FORMAT", value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,

@@ -25,18 +25,18 @@
 //!
 //! The edges turn this into protocols:
 //! - [`webhook`]: HTTP in. [`grpc`]: reads and streams out; [`api`] is generated from `proto/`.
-//! - [`board`]: a page that shows leads live, a client of the gRPC service. [`admin`]: liveness, readiness, metrics.
+//! - [`board`]: a page that shows leads live, a client of the gRPC service. [`admin`]: liveness, readiness, metrics;
+//!   [`health`] is what readiness is made of.
 //! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
-//! [`cli`] (the commands that talk to a server), [`simulation`] (histories that never happened, to try it with). `fuzzing`
-//! has what must hold of any bytes from outside; only tests and the fuzzer build it.
+//! [`telemetry`] (logs, metrics, traces), [`cli`] (the commands that talk to a server), [`simulation`] (histories that never
+//! happened, to try it with). `fuzzing` has what must hold of any bytes from outside; only tests and the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
-//! `webhook`, `grpc`, `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import
-//! none of these; `listener` imports only `auth`, `config` only `listener`; `cli` only `api` and
-//! `config`, and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` for the
-//! demo.
+//! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import none of
+//! these; `listener` imports only `auth`, `config` only `listener`, `telemetry` only `config`; `cli` only `api` and `config`,
+//! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` for the demo.
 
 pub mod admin;
 pub mod alarm;
@@ -51,6 +51,7 @@ pub mod fold;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod grpc;
+pub mod health;
 pub mod intake;
 pub mod lead;
 pub mod listener;
@@ -58,6 +59,7 @@ pub mod serve;
 pub mod simulation;
 pub mod spool;
 pub mod store;
+pub mod telemetry;
 pub mod time;
 pub mod watch;
 pub mod webhook;

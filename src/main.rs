@@ -1,11 +1,10 @@
 //! The program: reads its arguments, sets up logs, runs what was asked for, and says in one line what went wrong.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use leadfold::config::{Cli, Command, LogFormat, ServeConfig};
+use leadfold::config::{Cli, Command, ServeConfig};
+use leadfold::telemetry::Telemetry;
 use leadfold::{cli, serve};
-use tracing_subscriber::EnvFilter;
 
 /// Less of everything: time per request and memory per stream.
 #[global_allocator]
@@ -33,8 +32,12 @@ fn main() -> ExitCode {
 }
 
 fn run_server(config: ServeConfig) -> anyhow::Result<()> {
-    log_to_stderr(&config)?;
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve::serve(config, serve::Addresses::print))
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let telemetry = Telemetry::start(&config)?;
+        let ended = serve::serve(config, serve::Addresses::print).await;
+        telemetry.end();
+        ended
+    })
 }
 
 fn run_demo(args: leadfold::config::DemoArgs) -> anyhow::Result<()> {
@@ -47,15 +50,6 @@ fn run_client(command: leadfold::config::ClientCommand) -> anyhow::Result<()> {
     // A question on the terminal may still be waiting for its answer.
     runtime.shutdown_background();
     ended
-}
-
-fn log_to_stderr(config: &ServeConfig) -> anyhow::Result<()> {
-    let lines = tracing_subscriber::fmt().with_env_filter(EnvFilter::try_new(&config.log_level)?).with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(())
 }
 
 fn failed(problem: &str) -> ExitCode {

@@ -11,17 +11,16 @@ use anyhow::Context;
 use axum::Router;
 use http::Request;
 use hyper::body::Incoming;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval, sleep_until, timeout_at};
+use tokio::time::{Instant, interval_at, sleep_until, timeout_at};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
-use crate::admin::{self, Health};
 use crate::auth::Tokens;
 use crate::config::{RedisAddress, ServeConfig, is_loopback};
 use crate::dead_letters::{DeadLetters, Limits};
+use crate::health::{Audience, Health, Report};
 use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
 use crate::spool::drain::{self, Drainer};
@@ -29,9 +28,10 @@ use crate::spool::{Breaker, Spool};
 use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
 use crate::store::redis::{AwaitedRedisStore, Options, RedisStore};
+use crate::telemetry::metrics::Metrics;
 use crate::watch::Hub;
 use crate::webhook::Secrets;
-use crate::{board, grpc, webhook};
+use crate::{admin, board, grpc, webhook};
 
 /// How often the health that gRPC clients see is looked after.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,10 +39,6 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const ABORT_RESERVE: Duration = Duration::from_millis(500);
 /// Requests of one connection that are under way at once, watches not counted.
 const MAX_CALLS_PER_CONNECTION: u32 = 1000;
-/// Buckets of the latency histograms, in seconds.
-const LATENCIES: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 3.0];
-/// Buckets of the batch sizes.
-const BATCHES: [f64; 7] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
 
 /// Where a service listens.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +66,7 @@ impl Addresses {
 /// # Errors
 /// A store cannot be opened or an address cannot be bound.
 pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> anyhow::Result<()> {
-    let metrics = install_metrics()?;
+    let metrics = Metrics::install()?;
     let tokens = Tokens::open(config.security.tokens_file.as_deref())?;
     let (tls, tls_for_grpc) = config.tls.as_ref().map(tls::open).transpose()?.unzip();
     tls::warn_of_the_clear(&config);
@@ -84,7 +80,10 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let letters = (dead_letters.clone(), intake.clone());
     let limits = grpc::Limits { max_watches: config.max_watches, max_calls: config.limits.requests_in_flight };
     let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, limits)?;
-    let health = Health::new(Arc::clone(&store), Arc::clone(&hub));
+    let spool = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
+    let health = Health::new(Arc::clone(&store), Arc::clone(&hub), spool);
+    // Until it was looked at.
+    tell_clients(&reporter, false).await;
 
     let settings = |name| Settings {
         name,
@@ -116,12 +115,13 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr)).merge(board);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
-    let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone()));
     if let Some(Spooling { spool, breaker }) = spooling {
         tokio::spawn(drain::tell(Arc::clone(&spool), Arc::clone(&breaker)));
         let rate = config.spool.drain_rate;
         tokio::spawn(Drainer { spool, store: Arc::clone(&store), breaker, dead_letters, rate }.run());
     }
+    let first = look_at_health(&reporter, &health, None).await;
+    let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone(), first));
     announce(&addresses);
     tracing::info!(store = store.name(), "ready");
 
@@ -130,8 +130,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     tracing::info!("draining");
     health.stop();
     looking_after.abort();
-    reporter.set_service_status(grpc::SERVICE_NAME, ServingStatus::NotServing).await;
-    reporter.set_service_status("", ServingStatus::NotServing).await;
+    tell_clients(&reporter, false).await;
     tokio::select! {
         () = drain(config.drain_delay, deadline, &hub, reporter, &shutdown) => {}
         again = signalled() => again?,
@@ -214,14 +213,29 @@ fn from_hyper(
 }
 
 /// Tells gRPC clients the truth, every second.
-async fn look_after_health(reporter: HealthReporter, health: Health) {
-    let mut ticks = interval(HEALTH_INTERVAL);
+async fn look_after_health(reporter: HealthReporter, health: Health, mut before: Report) {
+    let mut ticks = interval_at(Instant::now() + HEALTH_INTERVAL, HEALTH_INTERVAL);
     loop {
         ticks.tick().await;
-        let status = if health.is_ready().await { ServingStatus::Serving } else { ServingStatus::NotServing };
-        reporter.set_service_status(grpc::SERVICE_NAME, status).await;
-        reporter.set_service_status("", status).await;
+        before = look_at_health(&reporter, &health, Some(&before)).await;
     }
+}
+
+async fn look_at_health(reporter: &HealthReporter, health: &Health, before: Option<&Report>) -> Report {
+    let report = health.report().await;
+    report.tell(before);
+    // Whoever watches is told what changes, not every second how it is.
+    let is_serving = report.is_ready(Audience::Reads);
+    if before.is_none_or(|before| before.is_ready(Audience::Reads) != is_serving) {
+        tell_clients(reporter, is_serving).await;
+    }
+    report
+}
+
+async fn tell_clients(reporter: &HealthReporter, is_serving: bool) {
+    let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    reporter.set_service_status(grpc::SERVICE_NAME, status).await;
+    reporter.set_service_status("", status).await;
 }
 
 /// A stream looks at its caller's token whenever it is awake.
@@ -239,22 +253,4 @@ async fn signalled() -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
-}
-
-fn install_metrics() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &LATENCIES)?
-        .set_buckets_for_metric(Matcher::Suffix("_changes".to_owned()), &BATCHES)?
-        .install_recorder()?;
-    metrics::gauge!("leadfold_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // Without upkeep histograms would grow for ever.
-    let upkeep = handle.clone();
-    tokio::spawn(async move {
-        let mut ticks = interval(Duration::from_secs(5));
-        loop {
-            ticks.tick().await;
-            upkeep.run_upkeep();
-        }
-    });
-    Ok(handle)
 }

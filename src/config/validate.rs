@@ -11,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 use super::board::BoardConfig;
 use super::limits::LimitConfig;
 use super::security::{Listeners, SecurityConfig};
+use super::telemetry::TelemetryConfig;
 use super::tls::TlsConfig;
 use super::{LogFormat, RedisAddress, Secret, ServeArgs, SpoolConfig};
 
@@ -49,6 +50,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsConfig>,
     /// How much is taken at once.
     pub limits: LimitConfig,
+    /// Where traces go.
+    pub telemetry: TelemetryConfig,
     /// How log lines are written.
     pub log_format: LogFormat,
     /// A filter that `EnvFilter` accepts.
@@ -82,6 +85,7 @@ impl ServeArgs {
         let tls = self.tls.validate(&mut wrong);
         let security = self.security.validate(listeners, mutual, &mut wrong);
         let limits = self.limits.validate(&mut wrong);
+        let telemetry = self.telemetry.validate(&mut wrong);
         check_prefix(&self.key_prefix, &mut wrong);
         if self.data_dir.as_os_str().is_empty() {
             wrong.push("--data-dir is empty: name a directory, such as ./leadfold-data".to_owned());
@@ -127,6 +131,7 @@ impl ServeArgs {
             board,
             tls,
             limits,
+            telemetry,
             log_format: self.log_format,
             log_level: self.log_level,
             max_connections,

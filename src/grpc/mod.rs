@@ -20,6 +20,7 @@ pub mod convert;
 mod dead_letters;
 mod deadline;
 mod leads;
+mod observe;
 pub(crate) mod page_token;
 mod service;
 mod shared;
@@ -77,6 +78,6 @@ pub fn routes(
         .add_service(reflection().build_v1alpha()?);
     let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
     let gate = admission::Gate::new(tokens, limits.max_calls);
-    let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(gate, admission::admit));
+    let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(gate, admission::admit)).layer(from_fn(observe::call));
     Ok((routes, reporter))
 }

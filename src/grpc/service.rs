@@ -208,14 +208,14 @@ impl server::lead_service_server::LeadService for LeadService {
 
     async fn watch_lead(&self, request: Request<api::WatchLeadRequest>) -> Result<Response<NoMessages>, Status> {
         let admission = Admission::of(&request)?;
-        Ok(shared::response(self.watches.lead(request.into_inner(), &admission).await?))
+        Ok(shared::response("leadfold.v1.LeadService/WatchLead", self.watches.lead(request.into_inner(), &admission).await?))
     }
 
     type WatchLeadsStream = NoMessages;
 
     async fn watch_leads(&self, request: Request<api::WatchLeadsRequest>) -> Result<Response<NoMessages>, Status> {
         let admission = Admission::of(&request)?;
-        Ok(shared::response(self.watches.leads(request.into_inner(), &admission).await?))
+        Ok(shared::response("leadfold.v1.LeadService/WatchLeads", self.watches.leads(request.into_inner(), &admission).await?))
     }
 
     async fn delete_lead(&self, request: Request<api::DeleteLeadRequest>) -> Result<Response<api::DeleteLeadResponse>, Status> {

@@ -16,6 +16,7 @@ use http_body_util::StreamBody;
 use prost::Message;
 use tonic::Status;
 
+use super::observe::Life;
 use super::wire::Encoded;
 
 /// Framed messages. The error is the status that the stream ends with; one without would end with `OK`.
@@ -36,23 +37,29 @@ pub(super) fn framed(message: &impl Message) -> Bytes {
 
 /// Rides on an answer to where its body is exchanged. Extensions are cloned, a stream is not.
 #[derive(Clone)]
-struct Rider(Arc<Mutex<Option<FrameStream>>>);
+struct Rider(Arc<Mutex<Option<(FrameStream, Life)>>>);
 
-/// An answer that will have this stream as its body.
-pub(super) fn response(stream: FrameStream) -> tonic::Response<NoMessages> {
+/// An answer of this rpc that will have this stream as its body.
+pub(super) fn response(rpc: &'static str, stream: FrameStream) -> tonic::Response<NoMessages> {
     let mut response = tonic::Response::new(futures::stream::empty());
-    response.extensions_mut().insert(Rider(Arc::new(Mutex::new(Some(stream)))));
+    response.extensions_mut().insert(Rider(Arc::new(Mutex::new(Some((stream, Life::new(rpc)))))));
     response
 }
 
 /// Puts the stream of an answer in the place of its body.
 pub(super) fn with_stream(mut response: Response<Body>) -> Response<Body> {
     let Some(Rider(stream)) = response.extensions_mut().remove() else { return response };
-    let Some(stream) = stream.lock().unwrap_or_else(PoisonError::into_inner).take() else { return response };
-    let frames = stream.map(|item| {
+    let Some((stream, mut life)) = stream.lock().unwrap_or_else(PoisonError::into_inner).take() else { return response };
+    let frames = stream.map(move |item| {
         Ok::<_, std::convert::Infallible>(match item {
-            Ok(frame) => Frame::data(frame),
-            Err(status) => Frame::trailers(trailers(&status)),
+            Ok(frame) => {
+                life.sent();
+                Frame::data(frame)
+            }
+            Err(status) => {
+                life.ends(&status);
+                Frame::trailers(trailers(&status))
+            }
         })
     });
     response.map(|_| Body::new(StreamBody::new(frames)))

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use xxhash_rust::xxh3::xxh3_64;
@@ -38,6 +38,8 @@ pub use breaker::Breaker;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Commands that wait for the writer before their callers do.
 const QUEUE: usize = 1024;
+/// How long a change that could not be kept casts doubt on the next: while nobody sends any, nothing else would end it.
+const IN_DOUBT: Duration = Duration::from_secs(10);
 /// How long a change may wait for the disk: the webhook answers within 3 s.
 const PUSH_TIMEOUT: Duration = Duration::from_millis(1500);
 
@@ -59,6 +61,8 @@ pub struct SpoolStatus {
     pub events: u64,
     /// Bytes on disk, those of changes that were applied just now included.
     pub bytes: u64,
+    /// Bytes that it may take.
+    pub max_bytes: u64,
     /// When the oldest that waits was received.
     pub oldest: Option<Timestamp>,
 }
@@ -89,6 +93,9 @@ struct State {
     /// Records that are not done.
     waiting: u64,
     oldest: Option<Timestamp>,
+    max_bytes: u64,
+    /// Why the last change was not kept, if it was not, and when.
+    failure: Option<(Instant, String)>,
     /// Of which leads there are changes whose order matters, and how many.
     ordered: HashMap<u64, u32>,
 }
@@ -133,7 +140,7 @@ impl Shared {
 
     fn status(&self) -> SpoolStatus {
         let state = self.state();
-        SpoolStatus { events: state.waiting, bytes: state.bytes(), oldest: state.oldest }
+        SpoolStatus { events: state.waiting, bytes: state.bytes(), max_bytes: state.max_bytes, oldest: state.oldest }
     }
 
     /// Tells the metrics.
@@ -142,6 +149,7 @@ impl Shared {
         let age = status.oldest.map_or(0, |oldest| (Timestamp::now().micros() - oldest.micros()).max(0));
         metrics::gauge!("leadfold_spool_events").set(status.events as f64);
         metrics::gauge!("leadfold_spool_bytes").set(status.bytes as f64);
+        metrics::gauge!("leadfold_spool_max_bytes").set(status.max_bytes as f64);
         metrics::gauge!("leadfold_spool_oldest_age_seconds").set(age as f64 / 1e6);
     }
 
@@ -178,7 +186,7 @@ impl Spool {
     /// Another process has it open, or the directory cannot be read or written.
     pub fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
         let (directory, done) = Directory::open(path)?;
-        let mut state = State::default();
+        let mut state = State { max_bytes, ..State::default() };
         let segments = directory.scan(done, |meta| state.add(meta))?;
         state.next = segments.last().map_or(done, |segment| segment.end().max(done));
         state.segments = segments.into();
@@ -210,7 +218,9 @@ impl Spool {
             answered.await.map_err(|_| stopped())?
         };
         let late = || SpoolError::Disk("the disk did not answer in time".to_owned());
-        tokio::time::timeout(PUSH_TIMEOUT, kept).await.unwrap_or_else(|_| Err(late()))
+        let result = tokio::time::timeout(PUSH_TIMEOUT, kept).await.unwrap_or_else(|_| Err(late()));
+        self.shared.state().failure = result.as_ref().err().map(|error| (Instant::now(), error.to_string()));
+        result
     }
 
     /// Whether a change would overtake one that waits and that it must not overtake: a profile patch carries no time,
@@ -222,6 +232,12 @@ impl Spool {
     /// How it is doing.
     pub fn status(&self) -> SpoolStatus {
         self.shared.status()
+    }
+
+    /// Why the next change may not be kept, if the last was not.
+    pub fn failure(&self) -> Option<String> {
+        let failure = self.shared.state().failure.clone();
+        failure.filter(|(when, _)| when.elapsed() < IN_DOUBT).map(|(_, why)| why)
     }
 }
 

@@ -162,8 +162,13 @@ pub trait Store: Send + Sync + 'static {
         0
     }
 
-    /// Whether the store can be reached and works now.
+    /// Whether the store can be reached and read now.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// Whether it would take a change now. Some stores can be read and take none.
+    async fn check_writes(&self) -> Result<(), StoreError> {
+        self.check().await
+    }
 
     /// Its name, for people.
     fn name(&self) -> &'static str;

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::auth::Stranger;
 use super::load::Overload;
+use super::observe;
 use crate::event::Refusal;
 use crate::intake::{NotTaken, Taken};
 
@@ -86,6 +87,17 @@ impl Answer {
         Self { retry: Some(wait.as_secs() + rand::random_range(RETRY_AFTER)), ..Self::refused(code, refusal) }
     }
 
+    /// One line, if there is something to know: of what is taken there is not, and why nothing can be taken, or who is
+    /// not let in, was said where it is known.
+    pub(super) fn log(&self) {
+        let Err(refusal) = &self.body else { return };
+        let (status, event, error, field) = (self.code.as_u16(), self.event, &*refusal.error, refusal.field.as_deref().unwrap_or_default());
+        match self.code {
+            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {}
+            _ => tracing::warn!(status, event, field, error, "webhook refused"),
+        }
+    }
+
     /// Says which event it was, for the metrics.
     pub(super) const fn of(mut self, event: &'static str) -> Self {
         self.event = event;
@@ -106,7 +118,7 @@ impl IntoResponse for Answer {
             Ok(status) => (status.status, serde_json::to_vec(status)),
             Err(refusal) => ("refused", serde_json::to_vec(&Refused { error: &refusal.error, field: refusal.field.as_deref() })),
         };
-        metrics::counter!("leadfold_webhooks_total", "event" => self.event, "result" => result).increment(1);
+        observe::count(self.event, result);
         // Strings always serialize.
         let mut line = line.unwrap_or_default();
         line.push(b'\n');

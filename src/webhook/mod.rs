@@ -3,6 +3,7 @@
 mod answer;
 mod auth;
 mod load;
+mod observe;
 pub mod signature;
 
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::response::Response;
 use axum::routing::post;
 use tokio::time::timeout;
 
@@ -47,12 +49,13 @@ pub fn routes(intake: Intake, secrets: Arc<Secrets>, limits: LimitConfig, max_bo
         .with_state(Webhooks { intake, secrets, load: Load::new(limits), max_body_bytes })
 }
 
-async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Answer {
-    webhooks.receive(None, request).await
+async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Response {
+    observe::webhook("/webhooks/omniai", request, |request| webhooks.receive(None, request)).await
 }
 
-async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_id): Path<String>, request: Request<Body>) -> Answer {
-    webhooks.receive(Some(&workspace_id), request).await
+async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_id): Path<String>, request: Request<Body>) -> Response {
+    let receive = |request| webhooks.receive(Some(&workspace_id), request);
+    observe::webhook("/webhooks/omniai/{workspace_id}", request, receive).await
 }
 
 impl Webhooks {

@@ -138,6 +138,10 @@ impl Store for AwaitedRedisStore {
         self.store()?.check().await
     }
 
+    async fn check_writes(&self) -> Result<(), StoreError> {
+        self.store()?.check_writes().await
+    }
+
     fn name(&self) -> &'static str {
         "redis"
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use redis::{TlsCertificates, Value};
+use redis::{Cmd, TlsCertificates, Value};
 use tokio::time::Instant;
 
 use crate::config::RedisAddress;
@@ -149,6 +149,18 @@ impl RedisStore {
         read::lead(lead_id, value, most)
     }
 
+    async fn ask_every_node(&self, question: &Cmd) -> Result<(), StoreError> {
+        let nodes = self.route.nodes();
+        let answers = nodes.iter().map(|node| async {
+            let answer = node.of(Purpose::Read).send(question, Asking::No).await;
+            answer.map(drop).map_err(|error| {
+                self.route.look_at(&error);
+                reply::store_error(&error)
+            })
+        });
+        try_join_all(answers).await.map(drop)
+    }
+
     async fn call_read(&self, script: &script::Script, partition: u16, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, StoreError> {
         let answer = script.call(&mut self.reads(partition), keys, args).await;
         answer.map_err(|error| reply::store_error(&error))
@@ -184,12 +196,10 @@ impl Store for RedisStore {
 
     async fn version(&self, lead_id: &str) -> Result<Option<u64>, StoreError> {
         let mut command = redis::cmd("HGET");
-        let version: Option<String> = command
-            .arg(self.keys.lead_key(lead_id))
-            .arg("v")
-            .query_async(&mut self.reads(self.keys.partition(lead_id)))
-            .await
-            .map_err(|error| reply::store_error(&error))?;
+        command.arg(self.keys.lead_key(lead_id)).arg("v");
+        let mut reads = self.reads(self.keys.partition(lead_id));
+        let version = self.scripts.version.measured(command.query_async(&mut reads)).await;
+        let version: Option<String> = version.map_err(|error| reply::store_error(&error))?;
         version.filter(|version| version != DELETED).map(|version| reply::number(&version)).transpose()
     }
 
@@ -283,16 +293,11 @@ impl Store for RedisStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        let ping = redis::cmd("PING");
-        let nodes = self.route.nodes();
-        let pings = nodes.iter().map(|node| async {
-            let pong = node.of(Purpose::Read).send(&ping, Asking::No).await;
-            pong.map(drop).map_err(|error| {
-                self.route.look_at(&error);
-                reply::store_error(&error)
-            })
-        });
-        try_join_all(pings).await.map(drop)
+        self.ask_every_node(&redis::cmd("PING")).await
+    }
+
+    async fn check_writes(&self) -> Result<(), StoreError> {
+        self.ask_every_node(redis::cmd("EVAL").arg(script::PROBE).arg(0)).await
     }
 
     fn name(&self) -> &'static str {

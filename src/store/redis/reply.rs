@@ -58,6 +58,16 @@ pub(super) fn pairs(value: Value) -> Result<Vec<(Value, Value)>, StoreError> {
     Ok(pairs)
 }
 
+/// Counts a call that failed, by the code that Redis gave.
+pub(super) fn count(call: &'static str, error: &RedisError) {
+    let code = match error.code() {
+        Some(code) => code.to_owned(),
+        None if error.is_timeout() => "timeout".to_owned(),
+        None => "connection".to_owned(),
+    };
+    metrics::counter!("leadfold_redis_errors_total", "call" => call, "code" => code).increment(1);
+}
+
 /// What an error of Redis means for whoever asked. Only an answer that will be the same next time is final.
 pub(super) fn store_error(error: &RedisError) -> StoreError {
     let code = match error.code() {

@@ -95,7 +95,7 @@ impl RedisServer {
         self.signal("CONT");
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal: `STOP` makes it hang, `CONT` go on.
     pub fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name, &self.process.id().to_string()]).status().expect("kill");
         assert!(sent.success(), "SIG{name} could not be sent");

@@ -282,10 +282,15 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
     }
 
+    /// What the admin listener answers to a path: status and body.
+    pub async fn admin(&self, path: &str) -> (u16, String) {
+        let answer = self.web.get(format!("http://{}{path}", self.admin)).send().await.expect("an answer");
+        (answer.status().as_u16(), answer.text().await.expect("the body of the answer"))
+    }
+
     /// A metric without labels; 0 if it was never touched.
     pub async fn metric(&self, name: &str) -> f64 {
-        let answer = self.web.get(format!("http://{}/metrics", self.admin)).send().await.expect("an answer");
-        let text = answer.text().await.expect("the metrics");
+        let (_, text) = self.admin("/metrics").await;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.map_or(0.0, |value| value.parse().expect("a number"))
     }
