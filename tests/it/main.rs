@@ -11,6 +11,7 @@ mod clients;
 mod conformance;
 mod connections;
 mod dead_letters;
+mod deploy;
 mod faults;
 mod grpcurl;
 mod health;
