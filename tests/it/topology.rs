@@ -10,8 +10,11 @@ use tokio::task::JoinHandle;
 use crate::support::ledger::Ledger;
 use crate::support::server::{Options, Server};
 
+mod acl;
 mod cluster;
+mod connections;
 mod sentinel;
+mod tls;
 
 /// Events that flow into a server.
 struct Flow {

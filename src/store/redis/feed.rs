@@ -6,7 +6,7 @@
 //! the feed says [`FeedEvent::Gap`].
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisResult, Value};
@@ -17,6 +17,7 @@ use super::keys::Keys;
 use super::pulse::Pulse;
 use super::reply;
 use super::route::{Node, RESPONSE_TIMEOUT, Route};
+use super::server::refuse_replica;
 use crate::store::{FeedEvent, FeedReceiver};
 
 /// How long one read waits for news: also how often the connection proves to be alive. Many readers have to do so
@@ -129,6 +130,7 @@ impl Reader {
         if self.pulse.gap().await.is_err() {
             return Ok(Closed);
         }
+        let mut looked = Instant::now();
         loop {
             let news = self.read(&mut source, known).await?;
             *wait = RETRY.0;
@@ -148,6 +150,10 @@ impl Reader {
                         return Ok(Closed);
                     }
                 }
+            }
+            if source.node.may_be_demoted() && looked.elapsed() >= BLOCK {
+                refuse_replica(&mut source.connection).await?;
+                looked = Instant::now();
             }
             if overrun && self.pulse.gap().await.is_err() || self.pulse.beat(self.number).await.is_err() {
                 return Ok(Closed);

@@ -82,6 +82,8 @@ pub(super) fn store_error(error: &RedisError) -> StoreError {
         Some(code) => format!("Redis answered {code}"),
         None if error.kind() == ErrorKind::MasterNameNotFoundBySentinel => "the sentinels name no primary".to_owned(),
         None if error.is_timeout() => "Redis did not answer in time".to_owned(),
+        // Refused, reset, or why TLS failed: the system's own words, which hold no secret.
+        None if error.is_io_error() => format!("no connection to Redis: {error}"),
         None => "no connection to Redis".to_owned(),
     })
 }

@@ -56,6 +56,11 @@ impl Node {
         }
     }
 
+    /// Whether it may become a replica, and answer reads as if nothing had happened. A node of a cluster redirects then.
+    pub(super) const fn may_be_demoted(&self) -> bool {
+        matches!(self.server, Server::Named(_))
+    }
+
     /// A connection that nobody shares.
     pub(super) async fn dedicated(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
         self.server.connect(config).await

@@ -78,11 +78,8 @@ impl Named {
                 let addr = with_host(self.server.addr(), host, port);
                 let client = client(self.server.clone().set_addr(addr), self.tls.as_ref())?;
                 let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
-                let role: Vec<Value> = redis::cmd("ROLE").query_async(&mut connection).await?;
-                match role.into_iter().next().map(reply::bytes) {
-                    Some(Ok(role)) if role == b"master" => Ok(connection),
-                    _ => Err(RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "the sentinels name a server that is a replica"))),
-                }
+                refuse_replica(&mut connection).await?;
+                Ok(connection)
             };
             match found.await {
                 Ok(connection) => return Ok(connection),
@@ -102,6 +99,15 @@ impl Named {
     }
 }
 
+/// Refuses a server that is no primary, or none any more.
+pub(super) async fn refuse_replica(connection: &mut MultiplexedConnection) -> RedisResult<()> {
+    let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
+    match role.into_iter().next().map(reply::bytes) {
+        Some(Ok(role)) if role == b"master" => Ok(()),
+        _ => Err(RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "the sentinels name a server that is a replica"))),
+    }
+}
+
 /// The same kind of address, somewhere else.
 pub(super) fn with_host(like: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
     match like {
@@ -118,8 +124,9 @@ fn client(info: ConnectionInfo, tls: Option<&TlsCertificates>) -> RedisResult<Cl
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
     #[cfg(target_os = "linux")]
     let tcp = tcp.set_user_timeout(Duration::from_secs(5));
-    // RESP3 tells of a lost connection at once, not at the next command.
-    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+    // RESP3 tells of a lost connection at once, not at the next command. To tell the name of the library takes a right
+    // that nothing else needs.
+    let redis = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
     let info = info.set_tcp_settings(tcp).set_redis_settings(redis);
     match tls {
         Some(tls) if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) => Client::build_with_tls(info, tls.clone()),

@@ -39,6 +39,11 @@ impl Ledger {
         Arc::new(Self { leads, state: Mutex::default(), stopping: AtomicBool::new(false), next: AtomicU64::new(0) })
     }
 
+    /// The leads.
+    pub fn leads(&self) -> &[String] {
+        &self.leads
+    }
+
     /// Sends events to an address that may change, from so many senders at once, until [`Ledger::stop`].
     pub fn flow(self: &Arc<Self>, senders: usize, address: &Arc<Mutex<String>>) -> Vec<tokio::task::JoinHandle<()>> {
         let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client");

@@ -14,7 +14,7 @@ pub const USER: &str = "leadfold";
 /// What it says to prove it.
 pub const PASSWORD: &str = "leadfold-s-password";
 /// The rights that leadfold needs, as they are given to whoever runs it.
-const USERS: &str = include_str!("../../../deploy/redis-users.acl");
+pub const USERS: &str = include_str!("../../../deploy/redis-users.acl");
 
 /// One redis-server with a port and a directory of its own; dropped, it is killed.
 pub struct RedisServer {
@@ -59,6 +59,19 @@ impl RedisServer {
     /// The same, with the user who may do everything.
     fn own_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Starts one that listens with TLS as well.
+    pub fn start_with_tls(extra: &[&str], ca: &str, cert: &str, key: &str) -> Self {
+        let port = free_port().to_string();
+        let tls = ["--tls-port", &port, "--tls-ca-cert-file", ca, "--tls-cert-file", cert, "--tls-key-file", key];
+        Self::start_with(&[&tls[..], extra].concat())
+    }
+
+    /// Where it listens with TLS, as the server takes it.
+    pub fn tls_url(&self) -> String {
+        let port = self.extra.iter().skip_while(|arg| *arg != "--tls-port").nth(1).expect("TLS");
+        format!("rediss://{USER}:{PASSWORD}@127.0.0.1:{port}")
     }
 
     /// Its port.
@@ -106,8 +119,16 @@ impl RedisServer {
         // It may have been killed before.
         let _ = self.process.kill();
         self.process.wait().expect("redis-server has ended");
-        self.process = spawn(self.port, &self.dir, &self.extra);
-        assert!(self.wait_until_it_answers(), "redis-server does not start again on port {}", self.port);
+        // A connection of somebody else's may have been given the port meanwhile.
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            self.process = spawn(self.port, &self.dir, &self.extra);
+            if self.wait_until_it_answers() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "redis-server does not start again on port {}", self.port);
+            std::thread::sleep(Duration::from_millis(100));
+        }
     }
 
     /// A connection to look inside.
