@@ -9,6 +9,8 @@ mod tables;
 mod tests;
 mod writer;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
@@ -56,6 +58,9 @@ impl EmbeddedStore {
         if let Some(directory) = path.parent() {
             std::fs::create_dir_all(directory).map_err(|error| StoreError::Unavailable(format!("{}: {error}", directory.display())))?;
         }
+        // It is about people: for nobody else on this machine.
+        let created = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
+        created.map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
         // redb trusts a file that was closed well and may panic where it was damaged since.
         let database = catch_unwind(AssertUnwindSafe(|| open(path))).unwrap_or_else(|_| Err(damaged(path, "it makes no sense")))?;
         let database = Arc::new(database);

@@ -77,6 +77,14 @@ fn count(read: &Read, status: &str) -> Option<u64> {
 }
 
 #[tokio::test]
+async fn the_file_is_for_nobody_else() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (directory, _store) = fresh(10);
+    let mode = std::fs::metadata(directory.path().join("data/leads.redb")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn a_restart_keeps_everything() {
     let (directory, first) = fresh(100);
     let mention = Mention { filename: "a.pdf".into(), time: at(3), ..Mention::default() };
