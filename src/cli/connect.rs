@@ -117,7 +117,7 @@ impl Server {
             Code::Unavailable | Code::Unknown if unreachable => {
                 anyhow!("cannot reach {name}: is it running? start it with `leadfold serve`, or name another with --server")
             }
-            Code::Cancelled | Code::DeadlineExceeded => anyhow!("no answer from {name} within {} s", PATIENCE.as_secs()),
+            Code::Cancelled | Code::DeadlineExceeded => anyhow!("cannot reach {name}: no answer within {} s", PATIENCE.as_secs()),
             Code::Unauthenticated => anyhow!("{name}: {} (--token-file or {TOKEN})", message(status)),
             Code::Unimplemented => anyhow!("{name} is not a leadfold of this version ({})", message(status)),
             _ => anyhow!("{name}: {}", message(status)),

@@ -65,7 +65,10 @@ impl Exporter {
 
     /// Hands over what waits, for two seconds at most.
     pub(super) fn end(self) {
-        if self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).is_err() {
+        let (done, ended) = std::sync::mpsc::channel();
+        // On a thread of its own: the limit that the SDK keeps leaves out an export that hangs.
+        std::thread::spawn(move || done.send(self.provider.shutdown_with_timeout(FLUSH_TIMEOUT).is_ok()));
+        if ended.recv_timeout(FLUSH_TIMEOUT) != Ok(true) {
             tracing::warn!("the last spans did not reach the OTLP collector in time");
         }
     }

@@ -37,7 +37,16 @@ async fn webhooks_over_the_limit_are_shed_and_the_others_are_taken() {
         let request = web.post(format!("http://{}{WEBHOOK}", server.http)).header("content-type", "application/json");
         request.body(event()).send().await.expect("an answer")
     };
-    eventually("both are under way", async || (post().await.status() == 503).then_some(())).await;
+    eventually("both are under way", async || {
+        for (stream, event) in held.iter_mut().zip(&events) {
+            // What asks whether both are there may have come between them, and taken the place of one.
+            if stream.try_read(&mut [0; 1]).is_ok() {
+                *stream = begin(&server, event).await;
+            }
+        }
+        (post().await.status() == 503).then_some(())
+    })
+    .await;
     let mut waits = std::collections::HashSet::new();
     for _ in 0..20 {
         let began = Instant::now();

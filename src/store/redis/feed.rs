@@ -95,7 +95,7 @@ impl Reader {
                 Err(error) => {
                     self.route.look_at(&error);
                     // A slot that has moved is no loss.
-                    if error.redirect_node().is_none() {
+                    if error.redirect_node().is_none() && self.pulse.complains() {
                         tracing::warn!(error = %reply::store_error(&error), "the change feed lost Redis");
                     }
                     metrics::counter!("leadfold_feed_reconnects_total").increment(1);

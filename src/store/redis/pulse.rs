@@ -11,6 +11,8 @@ use crate::store::FeedEvent;
 /// Gaps are told this often at most: a shard that comes back is one for each of its readers, and each that is told
 /// makes all that is watched be read again.
 const GAPS: Duration = Duration::from_millis(200);
+/// A lost connection is complained of this often at most, whichever reader has lost it.
+const COMPLAINTS: Duration = Duration::from_secs(30);
 
 /// What the readers of a feed have to say together.
 pub(super) struct Pulse {
@@ -24,15 +26,26 @@ struct State {
     /// A gap is to be told.
     gap: bool,
     told: Option<Instant>,
+    complained: Option<Instant>,
 }
 
 impl Pulse {
     pub(super) fn new(readers: usize, events: mpsc::Sender<FeedEvent>) -> Self {
-        Self { state: Mutex::new(State { heard: vec![false; readers], gap: false, told: None }), events }
+        Self { state: Mutex::new(State { heard: vec![false; readers], gap: false, told: None, complained: None }), events }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to complain again.
+    pub(super) fn complains(&self) -> bool {
+        let mut state = self.state();
+        let due = state.complained.is_none_or(|complained| complained.elapsed() >= COMPLAINTS);
+        if due {
+            state.complained = Some(Instant::now());
+        }
+        due
     }
 
     /// One reader may have missed something. What it reads after this call comes after the gap is told, or is told again
