@@ -35,6 +35,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a peer may take to agree on encryption, for its first byte, and for the headers of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a peer may still begin to speak once the listener ends: what it has to say may be on its way.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 /// When accepting fails (no file descriptor is left, say), how long to rest.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
@@ -161,7 +163,12 @@ impl Listener {
                 open.increment(1.0);
                 let serve = async {
                     // Most of a connection's memory is needed only by one that says something.
-                    if let Some(stream) = begin(stream, tls.as_deref(), settings).await {
+                    let begun = tokio::select! {
+                        biased;
+                        begun = begin(stream, tls.as_deref(), settings) => begun,
+                        () = async { shutdown.polite.cancelled().await; sleep(LAST_WORDS).await } => None,
+                    };
+                    if let Some(stream) = begun {
                         Box::pin(connection(stream, peer, service, settings, &shutdown)).await;
                     }
                 };

@@ -90,6 +90,15 @@ async fn nobody_can_hold_the_server_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_never_spoke_is_not_waited_for() {
+    let mut server = Server::start(&Options::default());
+    let silent = [&server.http, &server.grpc, &server.admin].map(|address| std::net::TcpStream::connect(address).expect("a connection"));
+    let exit = tokio::task::block_in_place(|| server.terminate());
+    assert!(exit.status.success() && exit.took < Duration::from_secs(5), "it took {:?} of the 10 s that it has", exit.took);
+    drop(silent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_half_a_greeting_nor_health_nor_reflection_holds_the_server_up() {
     let mut server = Server::start(&Options::default().env("LEADFOLD_DRAIN_DELAY_MS", "0").env("LEADFOLD_DRAIN_SECONDS", "2"));
     let mut preface = TcpStream::connect(&server.grpc).await.expect("a connection");
