@@ -49,6 +49,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// Streams that a peer opened and took back before they were looked at. At hyper's default of 20, one client that cancels
 /// many calls at once ends every watch of its connection.
 const CANCELLED_UNSEEN: usize = 4096;
+/// Streams that we reset ourselves, over a connection's whole life: what comes late for calls that were cancelled. At h2's
+/// default of 1,024, a client that lives long and cancels now and then loses every watch of its connection.
+const RESET_BY_US: usize = 64 * 1024;
 /// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -232,6 +235,7 @@ where
         .max_concurrent_streams(settings.max_streams)
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
+        .max_local_error_reset_streams(RESET_BY_US)
         .max_header_list_size(MAX_HEADER_BYTES.1)
         .keep_alive_interval(KEEPALIVE.0)
         .keep_alive_timeout(KEEPALIVE.1);
