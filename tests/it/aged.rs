@@ -55,10 +55,10 @@ async fn a_client_that_comes_back_has_missed_nothing() {
     let lead_id = fresh_id();
     let written_out = CancellationToken::new();
     let (reading, of, end) = (server.channel(), lead_id.clone(), written_out.clone());
+    // It begins with version 0, before the first activity, so that every one is told by a change.
+    let mut watch = LeadWatch::over(&reading, &of, 0).await.expect("the stream opens");
     let reader = tokio::spawn(async move {
         let (mut known, mut told, mut streams) = (0, Vec::new(), 0);
-        // The first one begins with version 0, so that every activity is told by a change.
-        let mut watch = LeadWatch::over(&reading, &of, 0).await.expect("the stream opens");
         loop {
             match watch.try_next().await {
                 Ok(event) => {

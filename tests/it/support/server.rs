@@ -284,7 +284,12 @@ impl Server {
 
     /// What the admin listener answers to a path: status and body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
-        let answer = self.web.get(format!("http://{}{path}", self.admin)).send().await.expect("an answer");
+        let ask = || self.web.get(format!("http://{}{path}", self.admin)).send();
+        // A connection that was kept may reach its age just when it is used again.
+        let answer = match ask().await {
+            Ok(answer) => answer,
+            Err(_) => ask().await.expect("an answer"),
+        };
         (answer.status().as_u16(), answer.text().await.expect("the body of the answer"))
     }
 
