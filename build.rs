@@ -1,11 +1,14 @@
-//! Compiles the protos without protoc.
+//! Compiles the protos without protoc, and writes down when it was built.
 
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const PROTOS: [&str; 2] = ["leadfold/v1/lead_service.proto", "leadfold/v1/dead_letter_service.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
+    println!("cargo:rerun-if-env-changed=SOURCE_DATE_EPOCH");
+    println!("cargo:rustc-env=LEADFOLD_BUILT_AT={}", built_at()?);
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler.include_imports(true).include_source_info(true).open_files(PROTOS)?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
@@ -24,4 +27,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     generator.codec_path("crate::grpc::wire::SmallBufferCodec").out_dir(server).compile_fds(compiler.file_descriptor_set())?;
     Ok(())
+}
+
+/// Seconds since the epoch: what `SOURCE_DATE_EPOCH` says, for builds that can be repeated, or else the present. This is
+/// a lower bound of the present for `src/time/clock.rs`, so it need not be told anew at every build.
+fn built_at() -> Result<u64, String> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(seconds) => seconds.parse().map_err(|_| format!("SOURCE_DATE_EPOCH is {seconds:?}: write seconds since 1970")),
+        Err(_) => Ok(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()),
+    }
 }

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! The core knows no protocol and no database:
-//! - [`time`]: points in time; [`lead`]: what is known of a lead, in the words of its domain.
+//! - [`time`]: points in time, and the clock that follows the store's; [`lead`]: what is known of a lead, in the words of its domain.
 //! - [`event`]: the sender's JSON, checked and borrowed. What is never stored is never copied.
 //! - [`fold`]: the rules. An event becomes a change; what is stored and a change become an effect. Nothing else
 //!   decides what an event means.

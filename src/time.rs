@@ -1,9 +1,13 @@
-//! Points in time, to the microsecond.
+//! Points in time, to the microsecond, and the clock that tells the present.
+
+mod clock;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
+
+pub use clock::Clock;
 
 /// A point in time: microseconds since 1970-01-01T00:00:00Z.
 ///
