@@ -1,7 +1,8 @@
 //! How the service is, part by part, and what follows for those who ask.
 //!
-//! Nothing is believed that was not seen: the store answers a question now, and would take a change now; the feed
-//! was told by traffic that it has missed nothing.
+//! Nothing is believed that was not seen: a read of each server of the store, a try whether each would take a change, and
+//! a feed that proves by traffic that it has missed nothing. An instance is ready as long as it can serve something: one
+//! server of several that is away makes the service worse, which is said, and does not take the instance out of rotation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::spool::Spool;
-use crate::store::{Store, StoreError};
+use crate::store::{Condition, Store, StoreError};
 use crate::time::Timestamp;
 use crate::watch::Hub;
 
@@ -41,29 +42,39 @@ impl Health {
     /// Looks at every part, for a second at most.
     pub async fn report(&self) -> Report {
         let began = Instant::now();
-        let (reads, writes) = tokio::join!(seen(self.store.check()), seen(self.store.check_writes()));
+        let (reads, writes) = tokio::join!(in_time(self.store.check()), in_time(self.store.check_writes()));
         let latency = began.elapsed();
+        let kind = json!({ "kind": self.store.name(), "latencySeconds": latency.as_secs_f64() });
         Report {
-            store: Part {
-                name: "store",
-                wrong: reads,
-                figures: json!({ "kind": self.store.name(), "latencySeconds": latency.as_secs_f64() }),
-            },
-            writes: Part { name: "writes", wrong: writes, figures: json!({}) },
+            store: Part::of_servers("store", reads, kind),
+            writes: Part::of_servers("writes", writes, json!({})),
             feed: self.feed(),
+            clock: self.clock(),
             spool: self.spool.as_deref().map(spool),
             server: Part {
-                name: "server",
                 wrong: self.stopping.load(Ordering::Acquire).then(|| "shutting down".to_owned()),
-                figures: json!({}),
+                ..Part::well("server", json!({}))
             },
         }
     }
 
     fn feed(&self) -> Part {
         let lag = self.hub.silence();
-        let wrong = (!self.hub.is_trusted()).then(|| format!("the change feed has been silent for {} ms", lag.as_millis()));
-        Part { name: "feed", wrong, figures: json!({ "lagSeconds": lag.as_secs_f64(), "watchedLeads": self.hub.topics() }) }
+        let (parts, doubtful) = self.hub.parts();
+        let said = match (doubtful, parts) {
+            (0, _) => None,
+            (_, 1) => Some("the change feed is silent".to_owned()),
+            _ => Some(format!("{doubtful} of {parts} parts of the change feed are silent")),
+        };
+        let figures = json!({ "lagSeconds": lag.as_secs_f64(), "watchedLeads": self.hub.topics() });
+        let (wrong, degraded) = if doubtful == parts { (said, None) } else { (None, said) };
+        Part { name: "feed", wrong, degraded, figures }
+    }
+
+    /// An event without a time of its own would get a wrong one, for good.
+    fn clock(&self) -> Part {
+        let wrong = "the local clock is before the day this program was built, and the store has not told its time yet";
+        Part { wrong: (!self.store.clock().is_credible()).then(|| wrong.to_owned()), ..Part::well("clock", json!({})) }
     }
 
     /// Puts into the metrics what is true at this moment.
@@ -77,15 +88,12 @@ fn spool(spool: &Spool) -> Part {
     let status = spool.status();
     let age = status.oldest.map(|oldest| (Timestamp::now().micros() - oldest.micros()).max(0) as f64 / 1e6);
     let figures = json!({ "events": status.events, "bytes": status.bytes, "maxBytes": status.max_bytes, "oldestAgeSeconds": age.unwrap_or_default() });
-    Part { name: "spool", wrong: spool.failure(), figures }
+    Part { wrong: spool.failure(), ..Part::well("spool", figures) }
 }
 
-async fn seen(check: impl Future<Output = Result<(), StoreError>>) -> Option<String> {
-    match timeout(CHECK_TIMEOUT, check).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some("the store does not answer".to_owned()),
-    }
+/// `None`: there was no answer in time.
+async fn in_time(check: impl Future<Output = Condition>) -> Option<Condition> {
+    timeout(CHECK_TIMEOUT, check).await.ok()
 }
 
 /// Who asks whether it is ready.
@@ -125,13 +133,34 @@ impl std::str::FromStr for Audience {
 pub struct Part {
     /// What it is called.
     pub name: &'static str,
-    /// What is wrong with it; `None`: nothing.
+    /// Why it does not work; `None`: it works.
     pub wrong: Option<String>,
+    /// It works, but not all of it: what does not.
+    pub degraded: Option<String>,
     /// What else there is to know, an object.
     figures: Value,
 }
 
 impl Part {
+    fn well(name: &'static str, figures: Value) -> Self {
+        Self { name, wrong: None, degraded: None, figures }
+    }
+
+    /// What is made of servers works while one of them does.
+    fn of_servers(name: &'static str, condition: Option<Condition>, mut figures: Value) -> Self {
+        let Some(condition) = condition else {
+            return Self { wrong: Some("the store does not answer".to_owned()), ..Self::well(name, figures) };
+        };
+        let mut said = condition.failing.first().map(|(_, error): &(String, StoreError)| error.to_string());
+        if condition.servers > 1 {
+            figures["servers"] = json!(condition.servers);
+            figures["failing"] = json!(condition.failing.iter().map(|(name, _)| name).collect::<Vec<_>>());
+            said = said.map(|said| format!("{} of {} servers: {said}", condition.failing.len(), condition.servers));
+        }
+        let (wrong, degraded) = if condition.is_usable() { (None, said) } else { (said, None) };
+        Self { name, wrong, degraded, figures }
+    }
+
     fn is_well(&self) -> bool {
         self.wrong.is_none()
     }
@@ -146,6 +175,8 @@ pub struct Report {
     pub writes: Part,
     /// The change feed.
     pub feed: Part,
+    /// The clock that events without a time are given one by.
+    pub clock: Part,
     /// The spool, if there is one.
     pub spool: Option<Part>,
     /// This process.
@@ -155,14 +186,14 @@ pub struct Report {
 impl Report {
     /// All of it.
     pub fn parts(&self) -> impl Iterator<Item = &Part> {
-        [&self.store, &self.writes, &self.feed].into_iter().chain(&self.spool).chain([&self.server])
+        [&self.store, &self.writes, &self.feed, &self.clock].into_iter().chain(&self.spool).chain([&self.server])
     }
 
     /// Whether those who ask get what they want.
     pub fn is_ready(&self, audience: Audience) -> bool {
         self.server.is_well()
             && match audience {
-                Audience::Webhooks => self.writes.is_well() || self.spool.as_ref().is_some_and(Part::is_well),
+                Audience::Webhooks => self.clock.is_well() && (self.writes.is_well() || self.spool.as_ref().is_some_and(Part::is_well)),
                 Audience::Reads => self.store.is_well() && self.feed.is_well(),
                 Audience::Everyone => self.is_ready(Audience::Webhooks) && self.is_ready(Audience::Reads),
             }
@@ -174,6 +205,9 @@ impl Report {
             let mut told = json!({ "ok": part.is_well() });
             if let Some(wrong) = &part.wrong {
                 told["reason"] = json!(wrong);
+            }
+            if let Some(degraded) = &part.degraded {
+                told["degraded"] = json!(degraded);
             }
             for (name, figure) in part.figures.as_object().into_iter().flatten() {
                 told[name] = figure.clone();
@@ -187,10 +221,20 @@ impl Report {
     pub fn tell(&self, before: Option<&Self>) {
         for part in self.parts() {
             metrics::gauge!("leadfold_part_up", "part" => part.name).set(f64::from(u8::from(part.is_well())));
-            let was_well = before.and_then(|before| before.parts().find(|other| other.name == part.name)).is_none_or(Part::is_well);
+            metrics::gauge!("leadfold_part_degraded", "part" => part.name).set(f64::from(u8::from(part.degraded.is_some())));
+            let was = before.and_then(|before| before.parts().find(|other| other.name == part.name));
             match &part.wrong {
-                Some(wrong) if was_well => tracing::warn!(part = part.name, "not ready: {wrong}"),
-                None if !was_well => tracing::info!(part = part.name, "ready again"),
+                Some(wrong) if was.is_none_or(|was| was.wrong.as_ref() != Some(wrong)) => {
+                    tracing::warn!(part = part.name, "not ready: {wrong}")
+                }
+                None if was.is_some_and(|was| !was.is_well()) => tracing::info!(part = part.name, "ready again"),
+                _ => {}
+            }
+            match &part.degraded {
+                Some(degraded) if was.is_none_or(|was| was.degraded.is_none()) => tracing::warn!(part = part.name, "degraded: {degraded}"),
+                None if part.is_well() && was.is_some_and(|was| was.degraded.is_some()) => {
+                    tracing::info!(part = part.name, "complete again");
+                }
                 _ => {}
             }
         }

@@ -12,6 +12,7 @@ use crate::fold::{self, Folded, Receipt};
 use crate::lead::Change;
 use crate::spool::{self, Breaker, Spool};
 use crate::store::{Outcome, Store, StoreError};
+use crate::time::Timestamp;
 
 /// How long the store may take where there is a spool: with the spool's own time it stays under the 3 s in which a
 /// sender has its answer.
@@ -69,6 +70,11 @@ impl Intake {
         Self { store, spooling, dead_letters, alarm }
     }
 
+    /// The store's time.
+    pub fn now(&self) -> Timestamp {
+        self.store.clock().now()
+    }
+
     /// Takes one event, as the sender wrote it.
     pub async fn take(&self, body: &[u8], receipt: Receipt<'_>) -> Fate {
         let (label, result) = self.process(body, receipt).await;
@@ -99,6 +105,12 @@ impl Intake {
             Ok(Folded::UnknownEvent(name)) => return (label, Ok(Taken::Ignored(None, format!("unknown event {name:.100}")))),
             Err(refusal) => return (label, Err(NotTaken::Refused(refusal))),
         };
+        // A wrong time of receipt would stand for good.
+        let is_timed = change.activity.as_ref().is_some_and(|activity| activity.timed);
+        if !is_timed && !self.store.clock().is_credible() {
+            self.alarm.raise("clock", &"the local clock is before the day this program was built, and the store has not told its time: events without a time are refused");
+            return (label, Err(NotTaken::Unavailable));
+        }
         (label, self.apply(*change).await)
     }
 
@@ -113,10 +125,12 @@ impl Intake {
         if !spool.holds_back(&change) && breaker.admits(partition) {
             let late = |_| Err(StoreError::Unavailable("it did not answer in time".to_owned()));
             match timeout(APPLY_TIMEOUT, self.store.apply(change.clone())).await.unwrap_or_else(late) {
-                Err(error @ (StoreError::Unavailable(_) | StoreError::Refusing(..))) => {
+                Err(error @ (StoreError::Unavailable(_) | StoreError::Refusing(..) | StoreError::Misconfigured(_))) => {
                     breaker.failed(partition);
                     self.complain(&error);
                 }
+                // The lead is busy; its server is well.
+                Err(StoreError::Contended) => breaker.succeeded(partition),
                 result => {
                     breaker.succeeded(partition);
                     return self.told(lead_id, &change, result).await;
@@ -155,7 +169,7 @@ impl Intake {
 
     fn complain(&self, error: &StoreError) {
         let cause = match error {
-            StoreError::Refusing(..) => "store_refuses",
+            StoreError::Refusing(..) | StoreError::Misconfigured(_) => "store_refuses",
             StoreError::Corrupt(_) => "store_corrupt",
             _ => "store_unavailable",
         };

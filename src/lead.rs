@@ -314,6 +314,43 @@ pub struct Change {
     pub additions: Vec<Addition>,
 }
 
+impl Change {
+    /// About how many bytes of memory it takes.
+    pub fn memory(&self) -> usize {
+        // What each string and vector costs beside its contents.
+        const ALLOCATION: usize = 16;
+        let text = |text: &str| if text.is_empty() { 0 } else { text.len() + ALLOCATION };
+        let texts = |texts: &[String]| texts.iter().map(|each| size_of::<String>() + text(each)).sum::<usize>();
+        let activity = self.activity.as_ref().map_or(0, |activity| {
+            let Activity { action_id, kind, status, summary, error, channel, direction, tool_name, agent_id, parent_action_id, .. } =
+                activity;
+            let own = [action_id, kind, status, summary, error, channel, direction, tool_name, agent_id, parent_action_id];
+            let tally = |tally: &MessageTally| size_of::<MessageTally>() + text(&tally.channel) + text(&tally.direction);
+            own.into_iter().map(|each| text(each)).sum::<usize>()
+                + activity.messages.iter().map(tally).sum::<usize>()
+                + texts(&activity.document_ids)
+        });
+        let addition = |addition: &Addition| {
+            size_of::<Addition>()
+                + match addition {
+                    Addition::Document(document) => {
+                        let mention = |mention: &Mention| {
+                            let Mention { action_id, message_id, external_id, filename, mime_type, .. } = mention;
+                            let own = [action_id, message_id, external_id, filename, mime_type];
+                            size_of::<Mention>() + own.into_iter().map(|each| text(each)).sum::<usize>()
+                        };
+                        let read = document.extraction.as_ref().map_or(0, |read| text(&read.document_type) + text(&read.summary));
+                        text(&document.document_id) + document.mentions.iter().map(mention).sum::<usize>() + read
+                    }
+                    Addition::SetProfile(_, field) | Addition::FillProfile(_, field) => text(&field.value),
+                    Addition::ChecklistItem(item) => text(&item.item_id) + text(&item.value) + texts(&item.document_ids),
+                    Addition::Completion(_) => 0,
+                }
+        };
+        size_of::<Self>() + text(&self.lead_id) + activity + self.additions.iter().map(addition).sum::<usize>()
+    }
+}
+
 /// One thing that a change adds, apart from the activity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Addition {

@@ -12,22 +12,22 @@ use axum::Router;
 use http::Request;
 use hyper::body::Incoming;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{Instant, interval_at, sleep_until, timeout_at};
+use tokio::time::{Instant, interval_at, sleep_until, timeout, timeout_at};
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
 use crate::auth::Tokens;
-use crate::config::{RedisAddress, ServeConfig, is_loopback};
+use crate::config::{ServeConfig, is_loopback};
 use crate::dead_letters::{DeadLetters, Limits};
 use crate::health::{Audience, Health, Report};
 use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
 use crate::spool::drain::{self, Drainer};
 use crate::spool::{Breaker, Spool};
-use crate::store::Store;
 use crate::store::embedded::EmbeddedStore;
-use crate::store::redis::{AwaitedRedisStore, Options, RedisStore};
+use crate::store::redis::{Options, RedisStore};
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::watch::Hub;
 use crate::webhook::Secrets;
@@ -37,6 +37,8 @@ use crate::{admin, board, grpc, webhook};
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Of the time to drain, what is left to end polite connections that are still open.
 const ABORT_RESERVE: Duration = Duration::from_millis(500);
+/// How long the start waits for a Redis that hangs: events can be taken without it.
+const FIRST_CONTACT: Duration = Duration::from_secs(2);
 /// Requests of one connection that are under way at once, watches not counted.
 const MAX_CALLS_PER_CONNECTION: u32 = 1000;
 
@@ -73,8 +75,12 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let secrets = Secrets::open(&config.security.webhook_secrets)?;
     let dead_letters = open_dead_letters(&config)?;
     // Before the store: what nobody can write to is known at once.
-    let spooling = open_spool(&config)?;
+    let spool = open_spool(&config)?;
     let store = open_store(&config).await?;
+    let spooling = spool.map(|spool| {
+        let partitions = store.feed_parts();
+        Spooling { spool: Arc::new(spool), breaker: Arc::new(Breaker::new(Arc::clone(&store), partitions)) }
+    });
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
     let intake = Intake::new(Arc::clone(&store), spooling.clone(), dead_letters.clone(), Arc::default());
     let letters = (dead_letters.clone(), intake.clone());
@@ -82,6 +88,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, limits)?;
     let spool = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub), spool);
+    let settling = Arc::clone(&store);
     // Until it was looked at.
     tell_clients(&reporter, false).await;
 
@@ -117,6 +124,8 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     if let Some(Spooling { spool, breaker }) = spooling {
         tokio::spawn(drain::tell(Arc::clone(&spool), Arc::clone(&breaker)));
+        let prober = Arc::clone(&breaker);
+        tokio::spawn(async move { prober.probe().await });
         let rate = config.spool.drain_rate;
         tokio::spawn(Drainer { spool, store: Arc::clone(&store), breaker, dead_letters, rate }.run());
     }
@@ -141,6 +150,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let _ = timeout_at(deadline, async {
         shutdown.finished().await;
         admin_shutdown.finished().await;
+        settling.settled().await;
     })
     .await;
     tracing::info!("stopped");
@@ -175,19 +185,39 @@ async fn open_store(config: &ServeConfig) -> anyhow::Result<Arc<dyn Store>> {
         feed_length: config.feed_length,
         tls: config.redis_tls.clone(),
     };
-    if config.spool.max_bytes.is_some() {
-        return AwaitedRedisStore::connect(url.expose(), &options).await.context("cannot use Redis");
+    let store = RedisStore::open(url.expose(), &options).context("cannot use Redis")?;
+    let hangs = |_| Err(StoreError::Unavailable("Redis did not answer in time".to_owned()));
+    match timeout(FIRST_CONTACT, store.first_contact()).await.unwrap_or_else(hangs) {
+        Ok(()) => {}
+        // Events can be taken without it.
+        Err(error) if config.spool.max_bytes.is_some() && !matches!(error, StoreError::Misconfigured(_)) => {
+            tracing::warn!(%error, "Redis cannot be used yet: events are spooled until it can");
+        }
+        Err(error) => return Err(error).context("cannot use Redis"),
     }
-    Ok(Arc::new(RedisStore::connect(url.expose(), &options).await.context("cannot use Redis")?))
+    Ok(Arc::new(store))
 }
 
 /// The embedded store needs none: it fails when the disk does, and the spool would fail with it.
-fn open_spool(config: &ServeConfig) -> anyhow::Result<Option<Spooling>> {
-    let (Some(max_bytes), Some(url)) = (config.spool.max_bytes, &config.redis_url) else { return Ok(None) };
+fn open_spool(config: &ServeConfig) -> anyhow::Result<Option<Spool>> {
     let path = config.data_dir.join("spool");
-    let spool = Spool::open(&path, max_bytes).with_context(|| cannot_open("spool", &path))?;
-    let parts = if matches!(RedisAddress::parse(url.expose()), Ok(RedisAddress::Cluster(_))) { config.partitions } else { 1 };
-    Ok(Some(Spooling { spool: Arc::new(spool), breaker: Arc::new(Breaker::new(parts)) }))
+    if config.redis_url.is_none() {
+        if has_segments(&path) {
+            tracing::warn!(
+                spool = %path.display(),
+                "there are events here that were taken for a Redis and not applied yet: they are not applied to the embedded store. Start with the \
+                 --redis-url of before to apply them, or remove the directory"
+            );
+        }
+        return Ok(None);
+    }
+    let Some(max_bytes) = config.spool.max_bytes else { return Ok(None) };
+    Spool::open(&path, max_bytes).map(Some).with_context(|| cannot_open("spool", &path))
+}
+
+fn has_segments(spool: &Path) -> bool {
+    let files = std::fs::read_dir(spool).into_iter().flatten().flatten();
+    files.into_iter().any(|file| file.path().extension().is_some_and(|extension| extension == "log"))
 }
 
 fn open_dead_letters(config: &ServeConfig) -> anyhow::Result<Option<Arc<DeadLetters>>> {

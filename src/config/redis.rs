@@ -8,6 +8,9 @@ use redis::{ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, TlsCertificates
 /// The forms of a URL, for whoever wrote another.
 const FORMS: &str = "write redis://HOST:PORT, redis-cluster://HOST:PORT,HOST:PORT, redis-sentinel://HOST:PORT,HOST:PORT/NAME, \
                      these with rediss in place of redis (TLS), or unix:///PATH";
+/// Query parameters of a sentinel URL.
+const SENTINEL_USER: &str = "sentinel_user";
+const SENTINEL_PASSWORD: &str = "sentinel_password";
 /// The port of a sentinel that is named without one.
 const SENTINEL_PORT: &str = ":26379";
 
@@ -71,11 +74,11 @@ pub enum RedisAddress {
 /// Sentinels, and whom to ask them for.
 #[derive(Clone)]
 pub struct SentinelAddress {
-    /// The sentinels; they are asked without a password.
+    /// The sentinels that are asked first; others are learned from them.
     pub sentinels: Vec<ConnectionInfo>,
-    /// The name of the server.
+    /// What the sentinels call the primary.
     pub name: String,
-    /// How to talk to the server, wherever it is.
+    /// How to connect to the primary, except for its address.
     pub server: Box<ConnectionInfo>,
 }
 
@@ -115,11 +118,16 @@ impl RedisAddress {
             }
             known @ ("redis-sentinel" | "rediss-sentinel") => {
                 let parts = Parts::of(known, rest);
-                let (name, database) = parts.path.split_once('/').unwrap_or((parts.path, "0"));
+                let (path, query) = parts.path.split_once('?').unwrap_or((parts.path, ""));
+                let (name, database) = path.split_once('/').unwrap_or((path, "0"));
                 if name.is_empty() {
                     return Err(format!("names no server: {known}://HOST:PORT,HOST:PORT/NAME, where NAME is what the sentinels call it"));
                 }
+                let login = sentinel_login(query).ok_or_else(|| {
+                    format!("has an unknown parameter behind the '?' (not shown): {SENTINEL_USER} and {SENTINEL_PASSWORD} are understood")
+                })?;
                 let sentinels = parts.nodes(SENTINEL_PORT, false).ok_or_else(malformed)?;
+                let sentinels = sentinels.into_iter().map(|info| login.apply(info)).collect();
                 // Where it is, is not known yet; how to talk to it is.
                 let server = format!("{}://{}somewhere:1/{database}", parts.scheme, parts.user);
                 let server = server.as_str().into_connection_info().map_err(|_| malformed())?;
@@ -127,6 +135,41 @@ impl RedisAddress {
             }
             _ => Err(format!("has an unknown scheme: {FORMS}")),
         }
+    }
+}
+
+/// Who leadfold is to the sentinels: they have users of their own.
+#[derive(Default)]
+struct SentinelLogin {
+    user: Option<String>,
+    password: Option<String>,
+}
+
+/// Reads `sentinel_user=…&sentinel_password=…`. `None`: there is something else in it.
+fn sentinel_login(query: &str) -> Option<SentinelLogin> {
+    let mut login = SentinelLogin::default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = percent_encoding::percent_decode_str(value).decode_utf8().ok()?.into_owned();
+        match name {
+            SENTINEL_USER => login.user = Some(value),
+            SENTINEL_PASSWORD => login.password = Some(value),
+            _ => return None,
+        }
+    }
+    Some(login)
+}
+
+impl SentinelLogin {
+    fn apply(&self, info: ConnectionInfo) -> ConnectionInfo {
+        let mut settings = info.redis_settings().clone();
+        if let Some(user) = &self.user {
+            settings = settings.set_username(user);
+        }
+        if let Some(password) = &self.password {
+            settings = settings.set_password(password);
+        }
+        info.set_redis_settings(settings)
     }
 }
 
@@ -190,6 +233,25 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_have_a_user_and_a_password_of_their_own() {
+        let Ok(RedisAddress::Sentinel(address)) =
+            RedisAddress::parse("redis-sentinel://u:p@s1,s2/main/1?sentinel_user=watcher&sentinel_password=a%2Fb%26c")
+        else {
+            panic!("sentinels")
+        };
+        for sentinel in &address.sentinels {
+            let settings = sentinel.redis_settings();
+            assert_eq!((settings.username(), settings.password()), (Some("watcher"), Some("a/b&c")));
+        }
+        let server = address.server.redis_settings();
+        assert_eq!((server.username(), server.password(), server.db()), (Some("u"), Some("p"), 1));
+        let Ok(RedisAddress::Sentinel(address)) = RedisAddress::parse("redis-sentinel://s1/main?sentinel_password=x") else {
+            panic!("sentinels")
+        };
+        assert_eq!(address.sentinels[0].redis_settings().username(), None);
+    }
+
+    #[test]
     fn what_is_wrong_is_said_without_quoting_it() {
         for bad in [
             "redis-cluster://",
@@ -200,6 +262,8 @@ mod tests {
             "redis-sentinel://h/",
             "redis-sentinel://h/name/hunter2",
             "redis-cluster://h?hunter2",
+            "redis-sentinel://h/name?hunter2",
+            "redis-sentinel://h/name?password=hunter2",
         ] {
             let problem = RedisAddress::parse(bad).expect_err(bad);
             assert!(!problem.contains("hunter2"), "{problem}");

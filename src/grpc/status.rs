@@ -115,7 +115,8 @@ pub(super) fn exhausted(limit: &str, description: impl Into<String>) -> Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(why) | StoreError::Refusing(why, _) => {
+            StoreError::Contended => unavailable("STORE_UNAVAILABLE", error.to_string(), Duration::from_secs(1)),
+            StoreError::Unavailable(why) | StoreError::Refusing(why, _) | StoreError::Misconfigured(why) => {
                 unavailable("STORE_UNAVAILABLE", format!("the store is not available: {why}"), Duration::from_secs(1))
             }
             StoreError::OtherWorkspace => Self::with_error_details(Code::FailedPrecondition, error.to_string(), details("OTHER_WORKSPACE")),

@@ -144,7 +144,7 @@ impl Watches {
                     () = open.aged.cancelled() => {}
                     () = sleep_until(heartbeat) => {
                         // How busy another workspace's lead is must not show either.
-                        if watched.is_current() || (foreign && open.hub.is_trusted()) {
+                        if watched.is_current() || (foreign && watched.is_trusted()) {
                             yield heartbeat_bytes(sent);
                             heartbeat = Instant::now() + every;
                         } else {
@@ -405,8 +405,12 @@ impl Leads {
     }
 
     fn is_current(&self) -> bool {
-        let is_current = |watched: &Watched| watched.is_current() || sight::is_foreign(&self.caller, &watched.peek());
-        self.watches.hub.is_trusted() && self.named.iter().all(|(_, watched)| is_current(watched))
+        // How busy another workspace's lead is must not show.
+        let is_current =
+            |watched: &Watched| watched.is_current() || (watched.is_trusted() && sight::is_foreign(&self.caller, &watched.peek()));
+        // The leads of a workspace are in all parts of the feed, those that were named in their own ones.
+        let is_trusted = self.workspace_id.is_none() || self.watches.hub.is_trusted();
+        is_trusted && self.named.iter().all(|(_, watched)| is_current(watched))
     }
 }
 

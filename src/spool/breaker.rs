@@ -1,131 +1,153 @@
-//! The circuit breaker: a store that fails is not asked for every event.
+//! The circuit breaker: a server that fails is not asked for every event.
+//!
+//! Servers of a store fail one by one, so each has a state of its own, however many partitions it has. While a server fails,
+//! events for it go to the spool at once, and a task in the background finds out when it works again: no event waits for
+//! that.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-/// Failures in a row, after which the store is no longer asked.
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::store::Store;
+
+/// Failures in a row, after which a server is no longer asked.
 const FAILURES: u32 = 3;
-/// While it is not, one event in this time finds out whether it works again.
-const PROBE: Duration = Duration::from_secs(1);
+/// How often it is tried whether a server works again.
+const PROBE_EVERY: Duration = Duration::from_millis(200);
+/// How long a try may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// One for each part of the store that may fail by itself.
-#[derive(Debug)]
+/// One for all servers of a store.
 pub struct Breaker {
-    epoch: Instant,
-    parts: Vec<Gate>,
-    /// How many parts are not asked.
+    store: Arc<dyn Store>,
+    partitions: u16,
+    servers: RwLock<HashMap<Arc<str>, Arc<Server>>>,
+    /// How many servers are not asked.
     open: AtomicUsize,
+    opened: Notify,
+    /// A server that failed works again.
+    pub(super) closed: Notify,
+}
+
+impl std::fmt::Debug for Breaker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Breaker").field("servers", &self.servers).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug, Default)]
-struct Gate {
+struct Server {
     failures: AtomicU32,
-    /// When to ask again, in ms since the epoch.
-    again: AtomicU64,
+    /// The partition that failed last: it is tried.
+    partition: AtomicU16,
+}
+
+impl Server {
+    fn is_open(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= FAILURES
+    }
 }
 
 impl Breaker {
-    /// For a store of so many parts: one, or the partitions of a cluster, whose servers fail one by one.
-    pub fn new(parts: u16) -> Self {
-        let parts = std::iter::repeat_with(Gate::default).take(usize::from(parts.max(1))).collect();
-        Self { epoch: Instant::now(), parts, open: AtomicUsize::new(0) }
+    /// For a store of so many partitions.
+    pub fn new(store: Arc<dyn Store>, partitions: u16) -> Self {
+        Self {
+            store,
+            partitions: partitions.max(1),
+            servers: RwLock::default(),
+            open: AtomicUsize::new(0),
+            opened: Notify::new(),
+            closed: Notify::new(),
+        }
     }
 
-    /// Whether the store is to be asked now. Where it fails, that is so once in a while.
+    /// Whether the server that has a partition is to be asked now.
     pub fn admits(&self, partition: u16) -> bool {
-        self.part(partition).admits(self.now())
+        // Nearly always: then nothing else has to be looked at.
+        self.open.load(Ordering::Relaxed) == 0 || !self.server(partition).is_open()
     }
 
-    /// The store did what it was asked.
+    /// The server did what it was asked.
     pub fn succeeded(&self, partition: u16) {
-        if self.part(partition).clear() >= FAILURES && self.open.fetch_sub(1, Ordering::Relaxed) == 1 {
-            tracing::info!("the store takes events again");
+        let server = self.server(partition);
+        // Nearly always there were no failures: then nothing is written that others read.
+        if server.failures.load(Ordering::Relaxed) > 0 && server.failures.swap(0, Ordering::Relaxed) >= FAILURES {
+            self.close();
         }
     }
 
-    /// The store could not do what it was asked.
+    /// The server could not do what it was asked.
     pub fn failed(&self, partition: u16) {
-        let again = self.now() + u64::try_from(PROBE.as_millis()).unwrap_or(u64::MAX);
-        if self.part(partition).fail(again) + 1 == FAILURES && self.open.fetch_add(1, Ordering::Relaxed) == 0 {
-            let part = if self.parts.len() > 1 { "a part of the store" } else { "the store" };
-            tracing::warn!("{part} cannot take events: they are spooled until it can");
+        let server = self.server(partition);
+        server.partition.store(partition, Ordering::Relaxed);
+        let before = server.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |failures| failures.checked_add(1));
+        if before.unwrap_or(u32::MAX) + 1 == FAILURES {
+            self.open.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(server = %self.store.server(partition), "the store cannot take events: they are spooled until it can");
+            self.opened.notify_one();
         }
     }
 
-    /// Whether no part of the store is asked for every event.
-    pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Relaxed) >= self.parts.len()
+    fn close(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        tracing::info!("the store takes events again");
+        self.closed.notify_waiters();
     }
 
-    /// Whether the store, or a part of it, is no longer asked.
+    /// Whether no server is asked.
+    pub fn is_open(&self) -> bool {
+        let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+        !servers.is_empty() && servers.values().all(|server| server.is_open())
+    }
+
+    /// Whether some server is not asked.
     pub fn is_open_anywhere(&self) -> bool {
         self.open.load(Ordering::Relaxed) > 0
     }
 
-    fn part(&self, partition: u16) -> &Gate {
-        // There is one at least.
-        &self.parts[usize::from(partition) % self.parts.len()]
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-impl Gate {
-    fn is_open(&self) -> bool {
-        self.failures.load(Ordering::Relaxed) >= FAILURES
-    }
-
-    fn admits(&self, now: u64) -> bool {
-        if !self.is_open() {
-            return true;
+    fn server(&self, partition: u16) -> Arc<Server> {
+        let name = self.store.server(partition);
+        if let Some(server) = self.servers.read().unwrap_or_else(PoisonError::into_inner).get(&name) {
+            return Arc::clone(server);
         }
-        let again = self.again.load(Ordering::Relaxed);
-        let next = now + u64::try_from(PROBE.as_millis()).unwrap_or(u64::MAX);
-        // Of those who come at the same time one is let through.
-        now >= again && self.again.compare_exchange(again, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        Arc::clone(self.servers.write().unwrap_or_else(PoisonError::into_inner).entry(name).or_default())
     }
 
-    /// How many failures there were. Nearly always none: then nothing is written that others read.
-    fn clear(&self) -> u32 {
-        if self.failures.load(Ordering::Relaxed) == 0 { 0 } else { self.failures.swap(0, Ordering::Relaxed) }
-    }
-
-    /// How many failures there were before.
-    fn fail(&self, again: u64) -> u32 {
-        self.again.store(again, Ordering::Relaxed);
-        self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |failures| failures.checked_add(1)).unwrap_or(u32::MAX - 1)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_store_that_fails_is_asked_once_in_a_while() {
-        let breaker = Breaker::new(1);
-        for _ in 0..FAILURES {
-            assert!(breaker.admits(0) && !breaker.is_open());
-            breaker.failed(7);
+    /// Finds out when servers that failed work again, for as long as its task lives.
+    pub async fn probe(&self) {
+        loop {
+            if !self.is_open_anywhere() {
+                self.opened.notified().await;
+            }
+            self.forget_those_without_partitions();
+            let open: Vec<u16> = {
+                let servers = self.servers.read().unwrap_or_else(PoisonError::into_inner);
+                let open = servers.values().filter(|server| server.is_open());
+                open.map(|server| server.partition.load(Ordering::Relaxed)).collect()
+            };
+            let tries = open.into_iter().map(async |partition| {
+                if let Ok(Ok(())) = timeout(PROBE_TIMEOUT, self.store.probe(partition)).await {
+                    self.succeeded(partition);
+                }
+            });
+            futures::future::join_all(tries).await;
+            tokio::time::sleep(PROBE_EVERY).await;
         }
-        assert!(breaker.is_open() && !breaker.admits(0) && !breaker.admits(1));
-        breaker.parts[0].again.store(0, Ordering::Relaxed);
-        assert!(breaker.admits(1) && !breaker.admits(1), "one finds out");
-        breaker.succeeded(1);
-        assert!(!breaker.is_open_anywhere() && breaker.admits(1) && breaker.admits(2));
     }
 
-    #[test]
-    fn a_part_that_fails_does_not_stop_the_others() {
-        let breaker = Breaker::new(4);
-        for _ in 0..10 {
-            breaker.failed(2);
+    /// A server whose partitions another one has now is nobody's concern any more.
+    fn forget_those_without_partitions(&self) {
+        let named: HashSet<Arc<str>> = (0..self.partitions).map(|partition| self.store.server(partition)).collect();
+        let mut servers = self.servers.write().unwrap_or_else(PoisonError::into_inner);
+        let gone: Vec<Arc<str>> = servers.keys().filter(|name| !named.contains(*name)).cloned().collect();
+        for name in gone {
+            if servers.remove(&name).is_some_and(|server| server.is_open()) {
+                self.close();
+            }
         }
-        assert!(!breaker.is_open() && breaker.is_open_anywhere());
-        assert!(!breaker.admits(2) && breaker.admits(3) && breaker.admits(0));
-        breaker.succeeded(2);
-        assert!(breaker.admits(2) && !breaker.is_open_anywhere());
     }
 }

@@ -3,13 +3,14 @@
 //! A store applies what the fold says and knows no rule of its own. [`embedded`] needs nothing installed;
 //! [`redis`] is shared by any number of instances. Both pass one conformance suite.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use crate::lead::{Activity, Change, Lead};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 pub mod embedded;
 pub(crate) mod record;
@@ -47,6 +48,13 @@ pub enum StoreError {
     /// may succeed after that.
     #[error("the store refuses to work: {0}: {1}")]
     Refusing(String, &'static str),
+    /// The store answers and is not one that can be used: another version, another kind of server, another layout. The
+    /// sentence says which, and what to do. The same call succeeds once that was done.
+    #[error("the store cannot be used: {0}")]
+    Misconfigured(String),
+    /// Other writers of the same lead were always faster. The store itself is well; the same call may succeed later.
+    #[error("the lead changes too fast: try again")]
+    Contended,
     /// What is stored, or the store's answer, makes no sense: retrying will not help.
     #[error("the store holds something unexpected: {0}")]
     Corrupt(String),
@@ -118,12 +126,36 @@ pub enum FeedEvent {
     },
     /// Changes may have been missed: read again whatever matters.
     Gap,
-    /// Everything that happened until this moment has been told.
-    Alive,
+    /// Everything that happened in a part of the store until this moment has been told.
+    Alive {
+        /// Which: [`Store::feed_part`] says where a lead is.
+        part: u16,
+    },
 }
 
 /// What is called with the events of a feed.
 pub type FeedReceiver = mpsc::Receiver<FeedEvent>;
+
+/// How the servers of a store are: one, or the nodes of a cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Condition {
+    /// How many there are.
+    pub servers: usize,
+    /// Those that do not work, by name, and why.
+    pub failing: Vec<(String, StoreError)>,
+}
+
+impl Condition {
+    /// Of a store that is one server.
+    pub fn of_one(name: &str, result: Result<(), StoreError>) -> Self {
+        Self { servers: 1, failing: result.err().map(|error| (name.to_owned(), error)).into_iter().collect() }
+    }
+
+    /// Whether some server works.
+    pub fn is_usable(&self) -> bool {
+        self.failing.len() < self.servers
+    }
+}
 
 /// A place where leads are kept.
 #[async_trait]
@@ -152,23 +184,55 @@ pub trait Store: Send + Sync + 'static {
     async fn delete(&self, lead_id: &str) -> Result<bool, StoreError>;
 
     /// Starts to tell every change from now on, this instance's and every other's. While the channel is full the
-    /// feed waits; a feed that fell behind too far tells a [`FeedEvent::Gap`]. No [`FeedEvent::Alive`] is sent
-    /// while the connection is in doubt. The feed ends when the receiver is dropped.
+    /// feed waits; a feed that fell behind too far tells a [`FeedEvent::Gap`]. No [`FeedEvent::Alive`] is sent of a
+    /// part whose connection is in doubt. The feed ends when the receiver is dropped.
     fn feed(&self) -> FeedReceiver;
 
-    /// The part of the store that keeps a lead. Parts may fail one by one.
+    /// How many parts the feed has. Each proves by itself that it has told everything.
+    fn feed_parts(&self) -> u16 {
+        1
+    }
+
+    /// The part of the feed that tells of a lead: less than [`Store::feed_parts`].
+    fn feed_part(&self, lead_id: &str) -> u16 {
+        let _ = lead_id;
+        0
+    }
+
+    /// The partition that keeps a lead.
     fn partition(&self, lead_id: &str) -> u16 {
         let _ = lead_id;
         0
     }
 
-    /// Whether the store can be reached and read now.
-    async fn check(&self) -> Result<(), StoreError>;
+    /// The server that has a partition now, by name. Servers fail one by one.
+    fn server(&self, partition: u16) -> Arc<str> {
+        let _ = partition;
+        Arc::from("store")
+    }
 
-    /// Whether it would take a change now. Some stores can be read and take none.
-    async fn check_writes(&self) -> Result<(), StoreError> {
+    /// Tries to write to a partition, without changing anything.
+    async fn probe(&self, partition: u16) -> Result<(), StoreError> {
+        let _ = partition;
+        match self.check_writes().await.failing.into_iter().next() {
+            Some((_, error)) => Err(error),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads from each server of the store.
+    async fn check(&self) -> Condition;
+
+    /// Tries on each server of the store whether it would take a change now. Some can be read and take none.
+    async fn check_writes(&self) -> Condition {
         self.check().await
     }
+
+    /// The store's time.
+    fn clock(&self) -> &Clock;
+
+    /// Waits until changes that have to be applied again, since a server may have lost them, have been applied.
+    async fn settled(&self) {}
 
     /// Its name, for people.
     fn name(&self) -> &'static str;

@@ -30,8 +30,8 @@ pub(super) struct Shared {
     topics: Mutex<HashMap<Arc<str>, Weak<Topic>>>,
     scopes: Mutex<HashMap<String, Vec<Weak<Follower>>>>,
     started: Instant,
-    /// When the feed last proved to be complete, in ms since `started`.
-    alive: AtomicU64,
+    /// When each part of the feed last proved to be complete, in ms since `started`.
+    alive: Vec<AtomicU64>,
     draining: AtomicBool,
 }
 
@@ -49,13 +49,14 @@ impl Hub {
     /// Starts to follow the store's feed.
     pub fn start(store: Arc<dyn Store>) -> Self {
         let feed = store.feed();
+        let alive = std::iter::repeat_with(AtomicU64::default).take(usize::from(store.feed_parts().max(1))).collect();
         let shared = Arc::new(Shared {
             store,
             reads: Semaphore::new(READS_IN_FLIGHT),
             topics: Mutex::default(),
             scopes: Mutex::default(),
             started: Instant::now(),
-            alive: AtomicU64::new(0),
+            alive,
             draining: AtomicBool::new(false),
         });
         tokio::spawn(follow_feed(feed, Arc::clone(&shared)));
@@ -91,12 +92,23 @@ impl Hub {
 
     /// Whether the feed is known to have told everything up to now, give or take a second.
     pub fn is_trusted(&self) -> bool {
-        self.shared.is_trusted()
+        self.silence() < TRUSTED_FOR
     }
 
-    /// How long ago the feed last proved to be complete.
+    /// Whether it is known to have told everything of one lead.
+    pub fn is_trusted_for(&self, lead_id: &str) -> bool {
+        self.shared.is_trusted_for(lead_id)
+    }
+
+    /// How long ago the feed last proved to be complete, in that part of it where this is longest ago.
     pub fn silence(&self) -> Duration {
-        self.shared.started.elapsed().saturating_sub(Duration::from_millis(self.shared.alive.load(Ordering::Acquire)))
+        (0..self.shared.alive.len()).map(|part| self.shared.silence(part)).max().unwrap_or_default()
+    }
+
+    /// How many parts the feed has, and how many of them are in doubt.
+    pub fn parts(&self) -> (usize, usize) {
+        let parts = self.shared.alive.len();
+        (parts, (0..parts).filter(|part| self.shared.silence(*part) >= TRUSTED_FOR).count())
     }
 
     /// Leads that are watched now.
@@ -128,9 +140,13 @@ impl Hub {
 }
 
 impl Shared {
-    fn is_trusted(&self) -> bool {
-        let alive = Duration::from_millis(self.alive.load(Ordering::Acquire));
-        self.started.elapsed().saturating_sub(alive) < TRUSTED_FOR
+    fn is_trusted_for(&self, lead_id: &str) -> bool {
+        self.silence(usize::from(self.store.feed_part(lead_id))) < TRUSTED_FOR
+    }
+
+    fn silence(&self, part: usize) -> Duration {
+        let alive = self.alive.get(part).map_or(0, |alive| alive.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(Duration::from_millis(alive))
     }
 
     /// The topic of a lead, which lives as long as somebody holds it.
@@ -194,9 +210,11 @@ impl Shared {
                     follower.rescan();
                 }
             }
-            FeedEvent::Alive => {
+            FeedEvent::Alive { part } => {
                 let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.alive.store(now, Ordering::Release);
+                if let Some(alive) = self.alive.get(usize::from(part)) {
+                    alive.store(now, Ordering::Release);
+                }
             }
         }
     }
@@ -236,7 +254,12 @@ impl Watched {
 
     /// Whether the newest state is all there is to know.
     pub fn is_current(&self) -> bool {
-        self.topic.is_current() && self.shared.is_trusted()
+        self.topic.is_current() && self.shared.is_trusted_for(&self.topic.lead_id)
+    }
+
+    /// Whether the feed is known to have told everything of this lead.
+    pub fn is_trusted(&self) -> bool {
+        self.shared.is_trusted_for(&self.topic.lead_id)
     }
 
     /// Reads the lead for a watcher that missed more than the state can tell.

@@ -22,7 +22,6 @@ use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
 use crate::listener::Peer;
-use crate::time::Timestamp;
 use answer::Answer;
 pub use auth::Secrets;
 use load::{Held, Load, NoBody, Overload};
@@ -60,7 +59,7 @@ async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_
 
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
-        let received = Timestamp::now();
+        let received = self.intake.now();
         let sender = request.extensions().get::<Peer>().map(|peer| peer.0);
         let _place = match self.load.enter(sender) {
             Ok(place) => place,

@@ -32,7 +32,7 @@ pub(super) async fn forward(mut told: broadcast::Receiver<FeedEvent>, listener: 
             // More may come while the channel is full; then it is not true any more.
             let Ok(place) = listener.reserve().await else { return };
             if told.is_empty() {
-                place.send(FeedEvent::Alive);
+                place.send(FeedEvent::Alive { part: 0 });
                 due = Instant::now() + ALIVE;
             }
         }

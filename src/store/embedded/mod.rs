@@ -22,9 +22,9 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 
 use self::tables::{META, Tables};
 use self::writer::{Command, Writer};
-use super::{ActivityPlace, FeedEvent, FeedReceiver, ListQuery, Outcome, Place, Read, Store, StoreError};
+use super::{ActivityPlace, Condition, FeedEvent, FeedReceiver, ListQuery, Outcome, Place, Read, Store, StoreError};
 use crate::lead::{Activity, Change};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 const FORMAT_KEY: &str = "format";
 /// The layout of the tables. A file that says another number is left alone.
@@ -46,6 +46,7 @@ pub struct EmbeddedStore {
     commands: Option<mpsc::Sender<Command>>,
     feed: broadcast::Sender<FeedEvent>,
     writer: Option<JoinHandle<()>>,
+    clock: Clock,
 }
 
 impl EmbeddedStore {
@@ -70,7 +71,7 @@ impl EmbeddedStore {
         let writer = Writer { database: Arc::clone(&database), commands: receiver, feed: feed.clone(), max_history };
         let thread = std::thread::Builder::new().name("leadfold-writer".to_owned()).spawn(|| writer.run());
         let thread = thread.map_err(|error| StoreError::Unavailable(format!("no thread to write with: {error}")))?;
-        Ok(Self { database, commands: Some(commands), feed, writer: Some(thread) })
+        Ok(Self { database, commands: Some(commands), feed, writer: Some(thread), clock: Clock::local() })
     }
 
     /// Has the writer do something and waits for its answer.
@@ -150,11 +151,18 @@ impl Store for EmbeddedStore {
         receiver
     }
 
-    async fn check(&self) -> Result<(), StoreError> {
-        if self.commands.as_ref().is_none_or(mpsc::Sender::is_closed) {
-            return Err(StoreError::Unavailable("the writer has stopped".to_owned()));
-        }
-        reader::check(&self.database)
+    async fn check(&self) -> Condition {
+        let check = || {
+            if self.commands.as_ref().is_none_or(mpsc::Sender::is_closed) {
+                return Err(StoreError::Unavailable("the writer has stopped".to_owned()));
+            }
+            reader::check(&self.database)
+        };
+        Condition::of_one(self.name(), check())
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn name(&self) -> &'static str {

@@ -107,7 +107,7 @@ async fn a_restart_keeps_everything() {
     assert_eq!((before.missed.len(), before.complete), (1, true));
     assert_eq!(before.lead.latest_activity.as_ref(), before.missed.first());
     assert_eq!(before.lead.documents[0].version, version);
-    assert!(first.check().await.is_ok());
+    assert!(first.check().await.is_usable());
     drop(first);
 
     let second = store(&directory, 100);
@@ -315,11 +315,11 @@ async fn a_feed_says_when_it_has_told_everything_and_when_it_could_not() {
     let (_directory, store) = fresh(100);
     let mut feed = store.feed();
     for _ in 0..2 {
-        assert_eq!(timeout(Duration::from_secs(1), feed.recv()).await.unwrap(), Some(FeedEvent::Alive));
+        assert_eq!(timeout(Duration::from_secs(1), feed.recv()).await.unwrap(), Some(FeedEvent::Alive { part: 0 }));
     }
     acted(&store, "lead", "a", "COMPLETED", 1).await;
     assert!(matches!(feed.recv().await, Some(FeedEvent::Changed { .. })));
-    assert_eq!(feed.recv().await, Some(FeedEvent::Alive));
+    assert_eq!(feed.recv().await, Some(FeedEvent::Alive { part: 0 }));
     for _ in 0..FEED_BACKLOG + FEED_QUEUE + 10 {
         store.feed.send(FeedEvent::Changed { lead_id: String::new(), workspace_id: String::new(), version: 1, previous: 0 }).unwrap();
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use redis::Value;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::handshake::ServerId;
 use super::keys::{Keys, pair_field};
 use super::reply;
 use super::route::Endpoint;
@@ -113,7 +114,7 @@ impl Parts {
 }
 
 /// Writes what the script takes for one change: `lua/apply.lua` says what it is.
-fn parts(keys: &Keys, change: &Change, effect: &Effect<'_>, seen: &Seen, absolute: Option<&Absolute>) -> Parts {
+fn parts(keys: &Keys, now: u64, change: &Change, effect: &Effect<'_>, seen: &Seen, absolute: Option<&Absolute>) -> Parts {
     let mut parts = Parts { bytes: Vec::with_capacity(768), ends: Vec::with_capacity(32) };
     let lead = keys.lead(&change.lead_id);
     let workspace_id = change.workspace_id.as_deref().unwrap_or_default();
@@ -123,7 +124,6 @@ fn parts(keys: &Keys, change: &Change, effect: &Effect<'_>, seen: &Seen, absolut
     parts.push(keys.index(lead.partition, workspace_id));
     parts.push(keys.feed(lead.partition));
 
-    let now = change.received.millis();
     parts.push_number(now);
     parts.push(&change.lead_id);
     parts.push(workspace_id);
@@ -185,7 +185,14 @@ fn shape_bytes(kind: u8, counts: usize, details: usize, times: usize, expects: b
 
 struct Job {
     parts: Parts,
-    reply: oneshot::Sender<Result<Reply, StoreError>>,
+    reply: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+/// What became of one call, and which server said so.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    pub(super) server_id: ServerId,
 }
 
 /// Gathers changes into calls to one endpoint. An idle lane sends a change at once.
@@ -208,17 +215,18 @@ impl Lane {
         Self { jobs }
     }
 
-    /// Applies a change, given what it does and what that was concluded from.
+    /// Applies a change at a time in ms, given what it does and what that was concluded from.
     pub(super) async fn apply(
         &self,
         keys: &Keys,
+        now: u64,
         change: &Change,
         effect: &Effect<'_>,
         seen: &Seen,
         absolute: Option<&Absolute>,
-    ) -> Result<Reply, StoreError> {
+    ) -> Result<Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { parts: parts(keys, change, effect, seen, absolute), reply };
+        let job = Job { parts: parts(keys, now, change, effect, seen, absolute), reply };
         let stopped = || StoreError::Unavailable("the store is shutting down".to_owned());
         self.jobs.send(job).await.map_err(|_| stopped())?;
         answer.await.map_err(|_| stopped())?
@@ -260,12 +268,14 @@ async fn send(endpoint: &mut Endpoint, scripts: &Scripts, limits: Limits, mut jo
         .chain(jobs.iter().flat_map(|job| job.parts.iter().skip(KEYS)))
         .collect();
     let replies = scripts.apply.call(endpoint, &keys, &args).await;
-    let replies = replies.map_err(|error| reply::store_error(&error)).and_then(reply::array);
+    let replies = replies.map_err(|error| endpoint.explain(&error)).and_then(reply::array);
+    let server_id = endpoint.answered_by().unwrap_or_default();
     match replies {
         Ok(replies) => {
             for (job, value) in jobs.into_iter().zip(replies) {
+                let answer = decode(value).map(|reply| Answer { reply, server_id: Arc::clone(&server_id) });
                 // Whoever asked may have gone: then nobody needs the answer.
-                let _ = job.reply.send(decode(value));
+                let _ = job.reply.send(answer);
             }
         }
         Err(error) => {

@@ -6,14 +6,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
-use futures::FutureExt;
-use futures::future::select_ok;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, RedisResult, ServerErrorKind, TlsCertificates, Value};
+use tokio::time::timeout_at;
 
-use super::connection::Asking;
+use super::connection::{Answered, Asking};
+use super::handshake::{Expected, explain_refusal};
 use super::reply;
 use super::route::{Node, Purpose};
 use super::server::{Server, with_host};
@@ -22,14 +24,20 @@ use super::server::{Server, with_host};
 const MAX_REDIRECTS: usize = 8;
 /// The map is renewed this often at most.
 const RENEW: Duration = Duration::from_millis(100);
+/// How long the other nodes have to answer when one has.
+const OTHERS: Duration = Duration::from_millis(200);
 
 /// A cluster, as far as it is known.
 pub(super) struct Cluster {
+    this: Weak<Self>,
     seeds: Vec<ConnectionInfo>,
     tls: Option<TlsCertificates>,
+    expected: Expected,
     map: RwLock<Map>,
     renewing: AtomicBool,
     renewed: Mutex<Option<Instant>>,
+    /// Why the map could not be renewed.
+    failed: Mutex<Option<RedisError>>,
 }
 
 #[derive(Default)]
@@ -44,6 +52,10 @@ impl Map {
         let (_, (first, address)) = self.owners.range(slot..).next()?;
         if *first <= slot { self.nodes.get(address).cloned() } else { None }
     }
+
+    fn is_owner(&self, slot: u16, name: &str) -> bool {
+        self.owners.range(slot..).next().is_some_and(|(_, (first, address))| *first <= slot && address == name)
+    }
 }
 
 impl std::fmt::Debug for Cluster {
@@ -53,30 +65,33 @@ impl std::fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Learns the slots from one of these nodes.
-    pub(super) async fn connect(seeds: Vec<ConnectionInfo>, tls: Option<TlsCertificates>) -> RedisResult<Arc<Self>> {
-        let cluster = Arc::new(Self { seeds, tls, map: RwLock::default(), renewing: AtomicBool::new(false), renewed: Mutex::default() });
-        cluster.renew().await?;
-        Ok(cluster)
-    }
-
-    /// The nodes that have slots.
-    pub(super) fn owners(&self) -> Vec<Arc<Node>> {
-        let map = self.map.read().unwrap_or_else(PoisonError::into_inner);
-        let mut addresses: Vec<&String> = map.owners.values().map(|(_, address)| address).collect();
-        addresses.sort();
-        addresses.dedup();
-        addresses.into_iter().filter_map(|address| map.nodes.get(address).cloned()).collect()
+    /// A cluster that some of these nodes know. The map is learned when it is needed.
+    pub(super) fn new(seeds: Vec<ConnectionInfo>, tls: Option<TlsCertificates>, expected: Expected) -> Arc<Self> {
+        let cluster = Arc::new_cyclic(|this| Self {
+            this: Weak::clone(this),
+            seeds,
+            tls,
+            expected,
+            map: RwLock::default(),
+            renewing: AtomicBool::new(false),
+            renewed: Mutex::default(),
+            failed: Mutex::default(),
+        });
+        cluster.renew_soon();
+        cluster
     }
 
     /// The node that has a slot, as far as is known.
     pub(super) fn owner(&self, slot: u16) -> RedisResult<Arc<Node>> {
         let owner = self.map.read().unwrap_or_else(PoisonError::into_inner).owner(slot);
-        owner.ok_or_else(|| RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "no node has the slot")))
+        owner.ok_or_else(|| {
+            let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            failed.unwrap_or_else(|| RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "no node has the slot")))
+        })
     }
 
     /// Sends a command for one slot, wherever that is.
-    pub(super) async fn send(self: &Arc<Self>, slot: u16, purpose: Purpose, command: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn send(self: &Arc<Self>, slot: u16, purpose: Purpose, command: &Cmd) -> RedisResult<Answered> {
         let mut node = self.owner(slot).inspect_err(|_| self.renew_soon())?;
         let mut asking = Asking::No;
         for _ in 0..MAX_REDIRECTS {
@@ -119,13 +134,21 @@ impl Cluster {
         if let Some(node) = map.nodes.get(&name) {
             return Ok(Arc::clone(node));
         }
-        let node = Arc::new(self.new_node(like.clone().set_addr(with_host(like.addr(), host.to_owned(), port)))?);
+        let node = Arc::new(self.new_node(like.clone().set_addr(with_host(like.addr(), host.to_owned(), port)), name.clone())?);
         map.nodes.insert(name, Arc::clone(&node));
         Ok(node)
     }
 
-    fn new_node(&self, info: ConnectionInfo) -> RedisResult<Node> {
-        Ok(Node::new(Server::at(info.clone(), self.tls.as_ref())?, info))
+    fn new_node(&self, info: ConnectionInfo, name: String) -> RedisResult<Node> {
+        let (cluster, keys) = (Weak::clone(&self.this), self.expected.keys.clone());
+        let config_keys = move || {
+            let Some(cluster) = cluster.upgrade() else { return Vec::new() };
+            let map = cluster.map.read().unwrap_or_else(PoisonError::into_inner);
+            let own = (0..keys.partitions()).filter(|partition| map.is_owner(keys.slot(*partition), &name));
+            own.map(|partition| keys.config_of(partition)).collect()
+        };
+        let handshake = self.expected.of_node(Box::new(config_keys));
+        Ok(Node::new(Server::at(info.clone(), self.tls.as_ref(), handshake)?, info))
     }
 
     /// Renews the map in the background.
@@ -138,35 +161,43 @@ impl Cluster {
             let since = cluster.renewed.lock().unwrap_or_else(PoisonError::into_inner).map_or(RENEW, |renewed| renewed.elapsed());
             tokio::time::sleep(RENEW.saturating_sub(since)).await;
             cluster.renewing.store(false, Ordering::Release);
-            if let Err(error) = cluster.renew().await {
-                tracing::debug!(%error, "no node tells the cluster's slots");
-            }
+            let failed = cluster.renew().await.err();
+            *cluster.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
         });
     }
 
-    /// Asks the nodes that are known, and those that were named at first; the first to answer is believed, and where it
-    /// is wrong the nodes themselves will say so.
+    /// Asks the nodes that are known, and those that were named at first. A node that was cut off still has the map of
+    /// before, and may be the first to answer: so the others have a moment to answer too, and the newest map counts.
     async fn renew(self: &Arc<Self>) -> RedisResult<()> {
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         let mut asked: Vec<Arc<Node>> = self.map.read().unwrap_or_else(PoisonError::into_inner).nodes.values().cloned().collect();
         for seed in &self.seeds {
             if !asked.iter().any(|node| node.info.addr() == seed.addr()) {
-                asked.push(Arc::new(self.new_node(seed.clone())?));
+                asked.push(Arc::new(self.new_node(seed.clone(), seed.addr().to_string())?));
             }
         }
-        let asking = asked.into_iter().map(|node| {
-            async move {
-                let mut command = redis::cmd("CLUSTER");
-                let slots = node.of(Purpose::Read).send(command.arg("SLOTS"), Asking::No).await?;
-                let owners = owners(slots, node.info.addr())?;
-                if owners.is_empty() {
-                    return Err(RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "no node has a slot")));
+        let mut answers: FuturesUnordered<_> = asked.into_iter().map(view).collect();
+        let mut newest: Option<View> = None;
+        let mut failed = RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "no node is known"));
+        let mut deadline = None;
+        loop {
+            let answer = match deadline {
+                None => answers.next().await,
+                Some(deadline) => timeout_at(deadline, answers.next()).await.unwrap_or(None),
+            };
+            match answer {
+                None => break,
+                Some(Ok(view)) => {
+                    deadline.get_or_insert_with(|| tokio::time::Instant::now() + OTHERS);
+                    if newest.as_ref().is_none_or(|newest| newest.age() < view.age()) {
+                        newest = Some(view);
+                    }
                 }
-                Ok((owners, node))
+                Some(Err(error)) => failed = error,
             }
-            .boxed()
-        });
-        let ((owners, told), _) = select_ok(asking).await?;
+        }
+        drop(answers);
+        let View { owners, node: told, .. } = newest.ok_or(failed)?;
         let mut nodes = HashMap::new();
         for (_, _, host, port) in &owners {
             nodes.insert(format!("{host}:{port}"), self.node(host, *port, &told.info)?);
@@ -175,6 +206,37 @@ impl Cluster {
         *self.map.write().unwrap_or_else(PoisonError::into_inner) = Map { owners, nodes };
         Ok(())
     }
+}
+
+/// What one node knows of the cluster.
+struct View {
+    /// Whether it takes part in the cluster: one that was cut off from the others does not, after a while.
+    is_well: bool,
+    /// Grows with each failover.
+    epoch: u64,
+    owners: Vec<Range>,
+    node: Arc<Node>,
+}
+
+impl View {
+    /// The greater, the newer.
+    const fn age(&self) -> (bool, u64) {
+        (self.is_well, self.epoch)
+    }
+}
+
+async fn view(node: Arc<Node>) -> RedisResult<View> {
+    let ask = async |what: &str| Ok::<_, RedisError>(node.of(Purpose::Read).send(redis::cmd("CLUSTER").arg(what), Asking::No).await?.value);
+    let slots = ask("SLOTS").await.map_err(explain_refusal)?;
+    let owners = owners(slots, node.info.addr())?;
+    if owners.is_empty() {
+        return Err(RedisError::from((ErrorKind::Server(ServerErrorKind::ClusterDown), "no node has a slot")));
+    }
+    // A user without this right: then the first to answer is believed, and where it is wrong the nodes will say so.
+    let info = ask("INFO").await.ok().and_then(|info| reply::text(info).ok()).unwrap_or_default();
+    let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let epoch = field("cluster_current_epoch:").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
+    Ok(View { is_well: field("cluster_state:") == Some("ok"), epoch, owners, node })
 }
 
 /// First and last slot, host and port.

@@ -2,15 +2,19 @@
 //!
 //! The crate's own manager connects again after an I/O error only: it keeps a connection that does not answer, one that
 //! leads to a server which has become a replica, and a refusal to connect that is not true any more. It follows no
-//! Sentinel either. So the server is looked for anew whenever a connection has shown that it leads to none that works.
+//! Sentinel either. So the server is looked for anew whenever a connection has shown that it leads to none that works,
+//! and as soon as the sentinels name another one.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
-use super::server::Server;
+use super::handshake::ServerId;
+use super::route::Purpose;
+use super::server::{Opened, Server};
 
 /// After a failure, how long it stands for an answer: not everyone who waits has to find out alone.
 const FAILED_FOR: Duration = Duration::from_millis(50);
@@ -25,6 +29,7 @@ pub(super) struct Connection {
 
 struct Shared {
     server: Server,
+    purpose: Purpose,
     config: AsyncConnectionConfig,
     state: Mutex<State>,
     /// Held while connecting: one does, the others wait for it.
@@ -40,9 +45,17 @@ struct State {
 
 #[derive(Clone)]
 struct Open {
-    connection: MultiplexedConnection,
+    opened: Opened,
     generation: u64,
     since: Instant,
+    /// When it last had an answer, in ms since `since`.
+    answered: Arc<AtomicU64>,
+}
+
+/// An answer, and which server gave it.
+pub(super) struct Answered {
+    pub(super) value: Value,
+    pub(super) server_id: ServerId,
 }
 
 impl std::fmt::Debug for Connection {
@@ -53,25 +66,33 @@ impl std::fmt::Debug for Connection {
 
 impl Connection {
     /// One that connects when it is used.
-    pub(super) fn new(server: Server, config: AsyncConnectionConfig) -> Self {
-        Self { shared: Arc::new(Shared { server, config, state: Mutex::default(), connecting: tokio::sync::Mutex::default() }) }
+    pub(super) fn new(server: Server, purpose: Purpose, config: AsyncConnectionConfig) -> Self {
+        Self { shared: Arc::new(Shared { server, purpose, config, state: Mutex::default(), connecting: tokio::sync::Mutex::default() }) }
     }
 
     /// Sends a command. A connection that turns out to have been lost is replaced once: everything that is sent may be
     /// sent twice.
-    pub(super) async fn send(&self, command: &Cmd, asking: Asking) -> RedisResult<Value> {
-        let mut open = self.shared.open().await?;
-        let error = match send(&mut open.connection, command, asking).await {
+    pub(super) async fn send(&self, command: &Cmd, asking: Asking) -> RedisResult<Answered> {
+        let open = self.shared.open().await?;
+        let error = match self.shared.send(&open, command, asking).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
         if !self.shared.gives_up(&open, &error) || error.is_timeout() {
             return Err(error);
         }
-        let mut open = self.shared.open().await?;
-        send(&mut open.connection, command, asking).await.inspect_err(|error| {
+        let open = self.shared.open().await?;
+        self.shared.send(&open, command, asking).await.inspect_err(|error| {
             self.shared.gives_up(&open, error);
         })
+    }
+
+    /// Which server this leads to, and when it last gave an answer that counts. Connects if need be.
+    pub(super) async fn server(&self) -> RedisResult<(ServerId, Instant)> {
+        let open = self.shared.open().await?;
+        self.shared.server.confirm(&open.opened)?;
+        let answered = open.since + Duration::from_millis(open.answered.load(Ordering::Relaxed));
+        Ok((open.opened.server_id, answered))
     }
 }
 
@@ -103,11 +124,36 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    async fn send(&self, open: &Open, command: &Cmd, asking: Asking) -> RedisResult<Answered> {
+        let opened = &open.opened;
+        let mut connection = opened.connection.clone();
+        let sent = send(&mut connection, command, asking);
+        let value = if self.server.may_be_replaced() {
+            tokio::select! {
+                answer = sent => answer?,
+                // What was not answered is sent to the new one.
+                replaced = self.server.replaced(opened) => return Err(replaced),
+            }
+        } else {
+            sent.await?
+        };
+        // Reads go on while nobody confirms the primary; what it acknowledged may be lost.
+        if self.purpose == Purpose::Write {
+            self.server.confirm(opened)?;
+        }
+        let answered = u64::try_from(open.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        open.answered.store(answered, Ordering::Relaxed);
+        Ok(Answered { value, server_id: Arc::clone(&opened.server_id) })
+    }
+
     /// The connection there is, or why there is none.
     fn known(&self) -> Option<RedisResult<Open>> {
-        let state = self.state();
+        let mut state = self.state();
         if let Some(open) = &state.open {
-            return Some(Ok(open.clone()));
+            if self.server.is_current(&open.opened) {
+                return Some(Ok(open.clone()));
+            }
+            state.open = None;
         }
         let (when, error) = state.failed.as_ref()?;
         (when.elapsed() < FAILED_FOR).then(|| Err(error.clone()))
@@ -121,12 +167,12 @@ impl Shared {
         if let Some(known) = self.known() {
             return known;
         }
-        let connected = self.server.connect(&self.config).await;
+        let connected = self.server.connect(&self.config, self.purpose).await;
         let mut state = self.state();
         match connected {
-            Ok(connection) => {
+            Ok(opened) => {
                 state.generation += 1;
-                let open = Open { connection, generation: state.generation, since: Instant::now() };
+                let open = Open { opened, generation: state.generation, since: Instant::now(), answered: Arc::default() };
                 (state.open, state.failed) = (Some(open.clone()), None);
                 Ok(open)
             }

@@ -3,12 +3,12 @@
 //! One server is read with one connection. A cluster answers a read of one slot only, so there each partition has a
 //! reader, which follows its slot. A position is kept per stream, so that a lost connection loses nothing. Where
 //! something may have been lost all the same (the stream was trimmed past the position, or another Redis answers now),
-//! the feed says [`FeedEvent::Gap`].
+//! the feed says [`FeedEvent::Gap`]. Each reader proves by itself that it has told everything: a shard that is away
+//! casts no doubt on the others.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, RedisResult, Value};
 use tokio::sync::mpsc;
 
@@ -17,7 +17,7 @@ use super::keys::Keys;
 use super::pulse::Pulse;
 use super::reply;
 use super::route::{Node, RESPONSE_TIMEOUT, Route};
-use super::server::refuse_replica;
+use super::server::{Opened, refuse_replica};
 use crate::store::{FeedEvent, FeedReceiver};
 
 /// How long one read waits for news: also how often the connection proves to be alive. Many readers have to do so
@@ -40,10 +40,10 @@ pub(super) fn start(route: &Route, keys: &Keys, feed_length: usize) -> FeedRecei
     let (events, receiver) = mpsc::channel(CHANNEL);
     let partitions: Vec<u16> = (0..keys.partitions()).collect();
     let shares: Vec<&[u16]> = if route.is_cluster() { partitions.chunks(1).collect() } else { vec![&partitions] };
-    let pulse = Arc::new(Pulse::new(shares.len(), events.clone()));
-    for (number, share) in shares.iter().enumerate() {
+    let pulse = Arc::new(Pulse::new(events.clone()));
+    for (part, share) in (0..).zip(shares) {
         let reader = Reader {
-            number,
+            part,
             route: route.clone(),
             slot: share.first().map_or(0, |partition| keys.slot(*partition)),
             streams: share.iter().map(|partition| keys.feed(*partition)).collect(),
@@ -64,7 +64,8 @@ pub(super) fn start(route: &Route, keys: &Keys, feed_length: usize) -> FeedRecei
 }
 
 struct Reader {
-    number: usize,
+    /// Of the feed.
+    part: u16,
     route: Route,
     /// Of all its streams, in a cluster.
     slot: u16,
@@ -78,8 +79,8 @@ struct Reader {
 /// What a reader reads from: where its slot is, and while it moves, where it is going.
 struct Source {
     node: Arc<Node>,
-    connection: MultiplexedConnection,
-    next: Option<MultiplexedConnection>,
+    opened: Opened,
+    next: Option<Opened>,
 }
 
 /// The receiver is gone.
@@ -95,8 +96,8 @@ impl Reader {
                 Err(error) => {
                     self.route.look_at(&error);
                     // A slot that has moved is no loss.
-                    if error.redirect_node().is_none() && self.pulse.complains() {
-                        tracing::warn!(error = %reply::store_error(&error), "the change feed lost Redis");
+                    if error.redirect_node().is_none() && self.pulse.logs() {
+                        tracing::warn!(error = %self.route.explain(self.slot, &error), "the change feed lost Redis");
                     }
                     metrics::counter!("leadfold_feed_reconnects_total").increment(1);
                 }
@@ -110,8 +111,8 @@ impl Reader {
     /// Reads until something fails.
     async fn follow(&self, positions: &mut Option<Vec<String>>, wait: &mut Duration) -> RedisResult<Closed> {
         let node = self.route.owner(self.slot)?;
-        let connection = node.dedicated(&config()).await?;
-        let mut source = Source { node, connection, next: None };
+        let opened = node.dedicated(&config()).await?;
+        let mut source = Source { node, opened, next: None };
         let ends = self.ends(&mut source).await?;
         let known = match positions {
             // A Redis that lost what was told before counts on from an earlier end.
@@ -135,11 +136,14 @@ impl Reader {
             let news = self.read(&mut source, known).await?;
             *wait = RETRY.0;
             let quiet = news.is_empty();
+            // A stream that answered with as many entries as were asked for may have more of them.
+            let mut has_more = false;
             let mut overrun = false;
             for (stream, entries) in news {
                 let Some(position) = self.streams.iter().position(|name| *name == stream).and_then(|index| known.get_mut(index)) else {
                     continue;
                 };
+                has_more |= entries.len() >= ENTRIES;
                 // The newest `feed_length` entries are always kept: less than that cannot hide a loss.
                 if entries.len() >= self.feed_length.min(ENTRIES) {
                     overrun |= self.trimmed_past(&mut source, &stream, position).await?;
@@ -151,11 +155,16 @@ impl Reader {
                     }
                 }
             }
-            if source.node.may_be_demoted() && looked.elapsed() >= BLOCK {
-                refuse_replica(&mut source.connection).await?;
+            if source.node.server().may_be_replaced() && looked.elapsed() >= BLOCK {
+                refuse_replica(&mut source.opened.connection).await?;
                 looked = Instant::now();
             }
-            if overrun && self.pulse.gap().await.is_err() || self.pulse.beat(self.number).await.is_err() {
+            if overrun && self.pulse.gap().await.is_err() {
+                return Ok(Closed);
+            }
+            // While the sentinels do not confirm the primary there may be another one with news of its own.
+            let is_complete = !has_more && source.node.server().confirm(&source.opened).is_ok();
+            if is_complete && self.pulse.beat(self.part).await.is_err() {
                 return Ok(Closed);
             }
             if !quiet {
@@ -177,7 +186,12 @@ impl Reader {
 
     /// Sends a command to where the slot is.
     async fn send(&self, source: &mut Source, command: &redis::Cmd) -> RedisResult<Value> {
-        let error = match send(&mut source.connection, command, Asking::No).await {
+        let mut connection = source.opened.connection.clone();
+        let answer = tokio::select! {
+            answer = send(&mut connection, command, Asking::No) => answer,
+            replaced = source.node.server().replaced(&source.opened) => Err(replaced),
+        };
+        let error = match answer {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -187,7 +201,7 @@ impl Reader {
             source.next = Some(elsewhere.dedicated(&config()).await?);
         }
         match &mut source.next {
-            Some(next) => send(next, command, Asking::Yes).await,
+            Some(next) => send(&mut next.connection, command, Asking::Yes).await,
             None => Err(error),
         }
     }

@@ -12,7 +12,8 @@
 //! | `leadfold:{12}:details:L` | hash | `d`+document id, `p`+profile field, `c`+checklist item id, `k` completion: their records |
 //! | `leadfold:{12}:index:W` | sorted set | leads of workspace `W` by latest activity (µs), 0 if there is none |
 //! | `leadfold:{12}:feed` | stream | an entry for each change; `c` is `VERSION BEFORE N WORKSPACE LEAD`: the new version (0: deleted), the one before (0: new), how many bytes the workspace has, the workspace, the lead |
-//! | `leadfold:config` | hash | `layout` and `partitions`, written at the first start |
+//! | `leadfold:config` | hash | `layout` and `partitions`, written where it is missing |
+//! | `leadfold:{12}:config` | hash | the same, in a cluster: for each partition, so that no shard has to be asked about another one's |
 //!
 //! Measured by `cargo bench --bench throughput`, Redis 7.0 on two virtual cores that it shares with its clients: a lead with 20
 //! activities and 3 documents takes 2.5 KB; an event takes 24 to 28 µs of script time under load, of which its six commands are
@@ -55,6 +56,11 @@ impl Keys {
 
     pub(super) fn config(&self) -> String {
         format!("{}:config", self.prefix)
+    }
+
+    /// In a cluster.
+    pub(super) fn config_of(&self, partition: u16) -> String {
+        format!("{}:{{{partition}}}:config", self.prefix)
     }
 
     pub(super) fn feed(&self, partition: u16) -> String {

@@ -1,4 +1,4 @@
-//! Many readers, one feed: it is alive when all of them are, and has a gap when one of them has.
+//! What the readers of one feed have to say together: gaps are told once for all of them.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,8 +11,8 @@ use crate::store::FeedEvent;
 /// Gaps are told this often at most: a shard that comes back is one for each of its readers, and each that is told
 /// makes all that is watched be read again.
 const GAPS: Duration = Duration::from_millis(200);
-/// A lost connection is complained of this often at most, whichever reader has lost it.
-const COMPLAINTS: Duration = Duration::from_secs(30);
+/// A lost connection is logged this often at most, whichever reader has lost it.
+const LOG_EVERY: Duration = Duration::from_secs(30);
 
 /// What the readers of a feed have to say together.
 pub(super) struct Pulse {
@@ -20,30 +20,29 @@ pub(super) struct Pulse {
     events: mpsc::Sender<FeedEvent>,
 }
 
+#[derive(Default)]
 struct State {
-    /// Which readers have been heard of since the feed was last said to be alive.
-    heard: Vec<bool>,
     /// A gap is to be told.
     gap: bool,
     told: Option<Instant>,
-    complained: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 impl Pulse {
-    pub(super) fn new(readers: usize, events: mpsc::Sender<FeedEvent>) -> Self {
-        Self { state: Mutex::new(State { heard: vec![false; readers], gap: false, told: None, complained: None }), events }
+    pub(super) fn new(events: mpsc::Sender<FeedEvent>) -> Self {
+        Self { state: Mutex::default(), events }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is time to complain again.
-    pub(super) fn complains(&self) -> bool {
+    /// Whether a lost connection is to be logged.
+    pub(super) fn logs(&self) -> bool {
         let mut state = self.state();
-        let due = state.complained.is_none_or(|complained| complained.elapsed() >= COMPLAINTS);
+        let due = state.logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY);
         if due {
-            state.complained = Some(Instant::now());
+            state.logged = Some(Instant::now());
         }
         due
     }
@@ -55,21 +54,10 @@ impl Pulse {
         self.tell_gap().await
     }
 
-    /// One reader has told everything up to now.
-    pub(super) async fn beat(&self, reader: usize) -> Result<(), Closed> {
+    /// The reader of a part has told everything up to now.
+    pub(super) async fn beat(&self, part: u16) -> Result<(), Closed> {
         self.tell_gap().await?;
-        let alive = {
-            let mut state = self.state();
-            if let Some(heard) = state.heard.get_mut(reader) {
-                *heard = true;
-            }
-            let alive = !state.gap && state.heard.iter().all(|heard| *heard);
-            if alive {
-                state.heard.fill(false);
-            }
-            alive
-        };
-        if alive { self.tell(FeedEvent::Alive).await } else { Ok(()) }
+        if self.state().gap { Ok(()) } else { self.tell(FeedEvent::Alive { part }).await }
     }
 
     async fn tell_gap(&self) -> Result<(), Closed> {

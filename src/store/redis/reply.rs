@@ -68,24 +68,43 @@ pub(super) fn count(call: &'static str, error: &RedisError) {
     metrics::counter!("leadfold_redis_errors_total", "call" => call, "code" => code).increment(1);
 }
 
-/// What an error of Redis means for whoever asked. Only an answer that will be the same next time is final.
-pub(super) fn store_error(error: &RedisError) -> StoreError {
+/// What an error means for the caller, and which server it came from. Only an answer that will be the same next time is
+/// final.
+pub(super) fn store_error(server: &str, error: &RedisError) -> StoreError {
     let code = match error.code() {
         Some("WRONGTYPE") => return StoreError::Corrupt("a key of the wrong type".to_owned()),
         None if error.kind() == ErrorKind::AuthenticationFailed => Some("WRONGPASS"),
         code => code,
     };
-    if let Some(advice) = code.and_then(advice) {
-        return StoreError::Refusing(format!("Redis answered {}", code.unwrap_or_default()), advice);
+    if error.kind() == ErrorKind::InvalidClientConfig {
+        return StoreError::Misconfigured(format!("Redis at {server}: {}", error.detail().unwrap_or("its address cannot be used")));
     }
-    StoreError::Unavailable(match code {
-        Some(code) => format!("Redis answered {code}"),
-        None if error.kind() == ErrorKind::MasterNameNotFoundBySentinel => "the sentinels name no primary".to_owned(),
-        None if error.is_timeout() => "Redis did not answer in time".to_owned(),
-        // Refused, reset, or why TLS failed: the system's own words, which hold no secret.
-        None if error.is_io_error() => format!("no connection to Redis: {error}"),
-        None => "no connection to Redis".to_owned(),
+    if let Some(advice) = code.and_then(advice) {
+        // Which command it is about is all that such an answer says besides.
+        let which = error.detail().filter(|_| code == Some("NOPERM")).map(|detail| format!(" ({detail})")).unwrap_or_default();
+        return StoreError::Refusing(format!("Redis at {server} answered {}{which}", code.unwrap_or_default()), advice);
+    }
+    StoreError::Unavailable(match error.kind() {
+        ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::EmptySentinelList => in_words(error),
+        _ => format!("Redis at {server}: {}", in_words(error)),
     })
+}
+
+/// An error in words that hold no secret and nothing of a lead.
+pub(super) fn in_words(error: &RedisError) -> String {
+    match error.code() {
+        Some(code) => format!("it answered {code}"),
+        None if error.kind() == ErrorKind::AuthenticationFailed => "it does not take the user or password".to_owned(),
+        None if error.is_timeout() => "it did not answer in time".to_owned(),
+        // Refused, reset, or why TLS failed: the system's own words.
+        None if error.is_io_error() => format!("no connection: {error}"),
+        None => match error.kind() {
+            ErrorKind::MasterNameNotFoundBySentinel | ErrorKind::InvalidClientConfig => {
+                error.detail().unwrap_or("the sentinels name no primary").to_owned()
+            }
+            _ => "no connection".to_owned(),
+        },
+    }
 }
 
 /// What to do about an answer that waiting does not change. All of these come before anything was written.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crc::{CRC_16_XMODEM, Crc};
 use futures::FutureExt;
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::ConnectionLike;
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, ServerErrorKind,
     TlsCertificates, Value,
@@ -13,8 +13,12 @@ use redis::{
 
 use super::cluster::Cluster;
 use super::connection::{Asking, Connection};
-use super::server::Server;
+use super::handshake::{Expected, ServerId};
+use super::reply;
+use super::sentinel::Sentinels;
+use super::server::{Opened, Server};
 use crate::config::RedisAddress;
+use crate::store::StoreError;
 
 /// How long one call may take; its fate is unknown after that.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -45,25 +49,29 @@ impl Node {
             .set_connection_timeout(Some(RESPONSE_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_concurrency_limit(COMMANDS_IN_FLIGHT);
-        let connection = || Connection::new(server.clone(), config.clone());
-        Self { reads: connection(), writes: connection(), server, info }
+        let connection = |purpose| Connection::new(server.clone(), purpose, config.clone());
+        Self { reads: connection(Purpose::Read), writes: connection(Purpose::Write), server, info }
     }
 
-    pub(super) fn of(&self, purpose: Purpose) -> &Connection {
+    pub(super) const fn of(&self, purpose: Purpose) -> &Connection {
         match purpose {
             Purpose::Read => &self.reads,
             Purpose::Write => &self.writes,
         }
     }
 
-    /// Whether it may become a replica, and answer reads as if nothing had happened. A node of a cluster redirects then.
-    pub(super) const fn may_be_demoted(&self) -> bool {
-        matches!(self.server, Server::Named(_))
+    /// Where it is, for people.
+    pub(super) fn name(&self) -> String {
+        self.server.name()
+    }
+
+    pub(super) const fn server(&self) -> &Server {
+        &self.server
     }
 
     /// A connection that nobody shares.
-    pub(super) async fn dedicated(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-        self.server.connect(config).await
+    pub(super) async fn dedicated(&self, config: &AsyncConnectionConfig) -> RedisResult<Opened> {
+        self.server.connect(config, Purpose::Read).await
     }
 }
 
@@ -75,29 +83,22 @@ pub(super) enum Route {
 }
 
 impl Route {
-    /// Finds the way. Only a cluster has to be asked for it.
-    pub(super) async fn find(address: RedisAddress, tls: Option<&TlsCertificates>) -> RedisResult<Self> {
+    /// The way by this address. Nothing has to be reachable yet. Needs a tokio runtime.
+    pub(super) fn new(address: RedisAddress, tls: Option<&TlsCertificates>, expected: &Expected) -> RedisResult<Self> {
         Ok(match address {
-            RedisAddress::Node(info) => Self::Single(Arc::new(Node::new(Server::at((*info).clone(), tls)?, *info))),
+            RedisAddress::Node(info) => Self::Single(Arc::new(Node::new(Server::at((*info).clone(), tls, expected.of_single())?, *info))),
             RedisAddress::Sentinel(address) => {
                 let info = (*address.server).clone();
-                Self::Single(Arc::new(Node::new(Server::named(address, tls)?, info)))
+                let sentinels = Sentinels::start(address, tls)?;
+                Self::Single(Arc::new(Node::new(Server::named(sentinels, expected.of_single()), info)))
             }
-            RedisAddress::Cluster(seeds) => Self::Cluster(Cluster::connect(seeds, tls.cloned()).await?),
+            RedisAddress::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, tls.cloned(), expected.clone())),
         })
     }
 
     /// What a command for one slot is sent to.
     pub(super) fn to(&self, slot: u16, purpose: Purpose) -> Endpoint {
-        Endpoint { route: self.clone(), slot, purpose }
-    }
-
-    /// The servers that have slots.
-    pub(super) fn nodes(&self) -> Vec<Arc<Node>> {
-        match self {
-            Self::Single(node) => vec![Arc::clone(node)],
-            Self::Cluster(cluster) => cluster.owners(),
-        }
+        Endpoint { route: self.clone(), slot, purpose, answered_by: None }
     }
 
     /// The server that has a slot now.
@@ -123,6 +124,14 @@ impl Route {
         }
     }
 
+    /// What an error means, and which server said so.
+    pub(super) fn explain(&self, slot: u16, error: &RedisError) -> StoreError {
+        match self.owner(slot) {
+            Ok(node) => reply::store_error(&node.name(), error),
+            Err(_) => reply::store_error("the cluster", error),
+        }
+    }
+
     pub(super) const fn is_cluster(&self) -> bool {
         matches!(self, Self::Cluster(_))
     }
@@ -134,15 +143,30 @@ pub(super) struct Endpoint {
     route: Route,
     slot: u16,
     purpose: Purpose,
+    answered_by: Option<ServerId>,
+}
+
+impl Endpoint {
+    /// Which server gave the last answer.
+    pub(super) fn answered_by(&self) -> Option<ServerId> {
+        self.answered_by.clone()
+    }
+
+    /// What an error means, and which server said so.
+    pub(super) fn explain(&self, error: &RedisError) -> StoreError {
+        self.route.explain(self.slot, error)
+    }
 }
 
 impl ConnectionLike for Endpoint {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         async move {
-            match &self.route {
+            let answered = match &self.route {
                 Route::Single(node) => node.of(self.purpose).send(command, Asking::No).await,
                 Route::Cluster(cluster) => cluster.send(self.slot, self.purpose, command).await,
-            }
+            }?;
+            self.answered_by = Some(answered.server_id);
+            Ok(answered.value)
         }
         .boxed()
     }

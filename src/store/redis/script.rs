@@ -75,8 +75,15 @@ impl Script {
     }
 }
 
-/// Does nothing, and yet is refused by whatever would refuse a change: it does not say that it writes nothing.
-pub(super) const PROBE: &str = "#!lua\nreturn 1";
+/// Writes nothing, and yet is refused by whatever would refuse a change: a server that is a replica, has no memory or
+/// cannot write to its disk; one that does not have the key's slot; a user who lacks a right. Answers with Redis's time.
+pub(super) const PROBE: &str = "#!lua
+for _, command in ipairs({'HSET', 'HSETNX', 'HDEL', 'ZADD', 'ZREM', 'ZPOPMIN', 'XADD', 'UNLINK', 'EXPIRE'}) do
+  if not redis.acl_check_cmd(command, KEYS[1]) then
+    return redis.error_reply('NOPERM ' .. command)
+  end
+end
+return redis.call('TIME')";
 
 /// All of them. `#!lua` makes Redis refuse a script that cannot finish (out of memory, read only) before its
 /// first write, and keeps it within one slot.

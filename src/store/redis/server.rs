@@ -1,102 +1,155 @@
-//! How to get to a server: by its address, or by asking sentinels who it is now.
+//! How to get to a server: by its address, or by asking sentinels which one it is now.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::seq::SliceRandom as _;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, ProtocolVersion, RedisError, RedisResult, TlsCertificates,
     Value,
 };
+use tokio::time::timeout;
 
+use super::handshake::{Handshake, ServerId, explain_refusal, unusable};
 use super::reply;
-use crate::config::SentinelAddress;
+use super::route::Purpose;
+use super::sentinel::{Primary, Sentinels, address_of};
 
-/// How long a sentinel may take to answer: there are others.
-const SENTINEL_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long a connection waits for the first sentinel to name the primary.
+const FIRST_ANSWER: Duration = Duration::from_millis(600);
 
 /// A server, however it is found.
 #[derive(Clone)]
-pub(super) enum Server {
+pub(super) struct Server {
+    way: Way,
+    /// What it is known by, wherever it is now.
+    key: Arc<str>,
+    handshake: Arc<Handshake>,
+}
+
+#[derive(Clone)]
+enum Way {
     /// It stays where it is.
     At(Arc<Client>),
     /// Sentinels know where it is.
-    Named(Arc<Named>),
-}
-
-/// A server that sentinels know.
-pub(super) struct Named {
-    sentinels: Vec<Client>,
-    name: String,
-    server: ConnectionInfo,
-    tls: Option<TlsCertificates>,
+    Sentinels(Arc<Sentinels>),
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::At(client) => write!(f, "At({})", client.get_connection_info().addr()),
-            Self::Named(named) => write!(f, "Named({})", named.name),
-        }
+        f.write_str(&self.name())
     }
+}
+
+/// A new connection, and what is at its other end.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) server_id: ServerId,
+    /// The primary that it leads to, where sentinels have named it.
+    pub(super) primary: Option<Primary>,
 }
 
 impl Server {
     /// One at a known address.
-    pub(super) fn at(info: ConnectionInfo, tls: Option<&TlsCertificates>) -> RedisResult<Self> {
-        client(info, tls).map(Arc::new).map(Self::At)
+    pub(super) fn at(info: ConnectionInfo, tls: Option<&TlsCertificates>, handshake: Handshake) -> RedisResult<Self> {
+        let key = info.addr().to_string().into();
+        Ok(Self { way: Way::At(Arc::new(client(info, tls)?)), key, handshake: Arc::new(handshake) })
     }
 
     /// One that sentinels know.
-    pub(super) fn named(address: SentinelAddress, tls: Option<&TlsCertificates>) -> RedisResult<Self> {
-        let SentinelAddress { sentinels, name, server } = address;
-        let sentinels = sentinels.into_iter().map(|info| client(info, tls)).collect::<RedisResult<_>>()?;
-        Ok(Self::Named(Arc::new(Named { sentinels, name, server: *server, tls: tls.cloned() })))
+    pub(super) fn named(sentinels: Arc<Sentinels>, handshake: Handshake) -> Self {
+        let key = sentinels.name.as_str().into();
+        Self { way: Way::Sentinels(sentinels), key, handshake: Arc::new(handshake) }
     }
 
-    /// Connects to where the server is now.
-    pub(super) async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-        match self {
-            Self::At(client) => client.get_multiplexed_async_connection_with_config(config).await,
-            Self::Named(named) => named.connect(config).await,
+    /// Where it is now, for people.
+    pub(super) fn name(&self) -> String {
+        match &self.way {
+            Way::At(client) => client.get_connection_info().addr().to_string(),
+            Way::Sentinels(sentinels) => match &*sentinels.primary().borrow() {
+                Some(primary) => primary.to_string(),
+                None => format!("{:?} of the sentinels", sentinels.name),
+            },
         }
+    }
+
+    /// What it is known by, wherever it is now.
+    pub(super) fn key(&self) -> Arc<str> {
+        Arc::clone(&self.key)
+    }
+
+    /// Whether its answers tell the store's time.
+    pub(super) fn keeps_the_time(&self) -> bool {
+        self.handshake.keeps_the_time()
+    }
+
+    /// Connects to where the server is now, and checks it.
+    pub(super) async fn connect(&self, config: &AsyncConnectionConfig, purpose: Purpose) -> RedisResult<Opened> {
+        let (client, primary) = match &self.way {
+            Way::At(client) => (Arc::clone(client), None),
+            Way::Sentinels(sentinels) => {
+                let primary = primary_of(sentinels).await?;
+                let address = address_of(&primary, sentinels.server.addr());
+                (Arc::new(client(sentinels.server.clone().set_addr(address), sentinels.tls.as_ref())?), Some(primary))
+            }
+        };
+        let connected = client.get_multiplexed_async_connection_with_config(config).await;
+        let mut connection = connected.map_err(|error| match error.kind() {
+            ErrorKind::RESP3NotSupported => unusable("this Redis is older than 7.0".to_owned()),
+            _ => explain_refusal(error),
+        })?;
+        if primary.is_some() {
+            refuse_replica(&mut connection).await?;
+        }
+        let server_id = self.handshake.check(&mut connection, purpose).await?;
+        Ok(Opened { connection, server_id, primary })
+    }
+
+    /// Whether what this connection's server acknowledges is acknowledged: not if it may have been replaced.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn confirm(&self, opened: &Opened) -> RedisResult<()> {
+        match (&self.way, &opened.primary) {
+            (Way::Sentinels(sentinels), Some(primary)) if !sentinels.confirms(primary) => Err(sentinels.not_confirmed()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the connection leads to where the server is now, as far as is known.
+    pub(super) fn is_current(&self, opened: &Opened) -> bool {
+        match &self.way {
+            Way::At(_) => true,
+            Way::Sentinels(sentinels) => *sentinels.primary().borrow() == opened.primary,
+        }
+    }
+
+    /// Waits until the connection leads to another server than the present one.
+    pub(super) async fn replaced(&self, opened: &Opened) -> RedisError {
+        if let Way::Sentinels(sentinels) = &self.way {
+            // The sender lives as long as the sentinels do.
+            let _ = sentinels.primary().wait_for(|primary| *primary != opened.primary).await;
+            return RedisError::from(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, "the primary was replaced"));
+        }
+        std::future::pending().await
+    }
+
+    /// Whether it may be replaced while its connections live on. A node of a cluster redirects then.
+    pub(super) const fn may_be_replaced(&self) -> bool {
+        matches!(self.way, Way::Sentinels(_))
     }
 }
 
-impl Named {
-    /// Asks one sentinel after the other. The server has to say itself that it is the primary: a sentinel that was cut
-    /// off may name the one of before.
-    async fn connect(&self, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
-        let mut failed = RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "no sentinel knows a primary of that name"));
-        let mut sentinels: Vec<_> = self.sentinels.iter().collect();
-        sentinels.shuffle(&mut rand::rng());
-        for sentinel in sentinels {
-            let found = async {
-                let (host, port) = self.ask(sentinel).await?;
-                let addr = with_host(self.server.addr(), host, port);
-                let client = client(self.server.clone().set_addr(addr), self.tls.as_ref())?;
-                let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
-                refuse_replica(&mut connection).await?;
-                Ok(connection)
-            };
-            match found.await {
-                Ok(connection) => return Ok(connection),
-                Err(error) => failed = error,
-            }
-        }
-        Err(failed)
-    }
-
-    async fn ask(&self, sentinel: &Client) -> RedisResult<(String, u16)> {
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(SENTINEL_TIMEOUT)).set_response_timeout(Some(SENTINEL_TIMEOUT));
-        let mut connection = sentinel.get_multiplexed_async_connection_with_config(&config).await?;
-        let mut command = redis::cmd("SENTINEL");
-        let address: Option<(String, u16)> = command.arg("get-master-addr-by-name").arg(&self.name).query_async(&mut connection).await?;
-        address.ok_or_else(|| RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "a sentinel does not know that name")))
-    }
+/// The primary that the sentinels name: as soon as the first of them has answered.
+async fn primary_of(sentinels: &Sentinels) -> RedisResult<Primary> {
+    let mut known = sentinels.primary();
+    let named = match timeout(FIRST_ANSWER, known.wait_for(Option::is_some)).await {
+        Ok(Ok(primary)) => primary.clone(),
+        _ => None,
+    };
+    named.ok_or_else(|| sentinels.not_confirmed())
 }
 
 /// Refuses a server that is no primary, or none any more.
@@ -104,7 +157,11 @@ pub(super) async fn refuse_replica(connection: &mut MultiplexedConnection) -> Re
     let role: Vec<Value> = redis::cmd("ROLE").query_async(connection).await?;
     match role.into_iter().next().map(reply::bytes) {
         Some(Ok(role)) if role == b"master" => Ok(()),
-        _ => Err(RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "the sentinels name a server that is a replica"))),
+        _ => Err(RedisError::from((
+            ErrorKind::MasterNameNotFoundBySentinel,
+            "not a primary",
+            "the server that the sentinels name is a replica".to_owned(),
+        ))),
     }
 }
 
@@ -118,7 +175,7 @@ pub(super) fn with_host(like: &ConnectionAddr, host: String, port: u16) -> Conne
     }
 }
 
-fn client(info: ConnectionInfo, tls: Option<&TlsCertificates>) -> RedisResult<Client> {
+pub(super) fn client(info: ConnectionInfo, tls: Option<&TlsCertificates>) -> RedisResult<Client> {
     // A peer that vanished is noticed within seconds, not when the kernel gives up.
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2)).with_retries(3);
     let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);

@@ -14,6 +14,8 @@ use super::{PATIENCE, eventually, fresh_id};
 
 /// The longest that an answer may take.
 pub const PROMPT: Duration = Duration::from_secs(3);
+/// How long it may take until what a server has lost is there again.
+const RECOVERED: Duration = Duration::from_secs(5);
 
 /// Events that go on being sent, each from a sender that tries again until it has an answer, and what was answered.
 pub struct Ledger {
@@ -145,24 +147,37 @@ impl Ledger {
         let lead_id = taken.keys().next().expect("a lead");
         eventually("reads are served again", async || server.client().get_lead(GetLeadRequest { lead_id: lead_id.clone() }).await.ok())
             .await;
+        // What a server lost that was replaced is applied again, which takes a moment.
+        let deadline = Instant::now() + RECOVERED;
         for (lead_id, taken) in &taken {
-            let lead = server.lead(lead_id).await;
-            let request = ListActivitiesRequest { lead_id: lead_id.clone(), page_size: 1000, ..Default::default() };
-            let mut there = BTreeSet::new();
-            let mut request = Some(request);
-            while let Some(asked) = request.take() {
-                let page = server.client().list_activities(asked.clone()).await.expect("activities").into_inner();
-                for activity in page.activities {
-                    assert!(there.insert(activity.action_id.clone()), "{} is there twice", activity.action_id);
+            loop {
+                let there = Self::history(server, lead_id).await;
+                let lost: Vec<_> = taken.difference(&there).collect();
+                if lost.is_empty() {
+                    let lead = server.lead(lead_id).await;
+                    let counted: u64 = lead.activity_counts.iter().map(|count| count.count).sum();
+                    assert_eq!((counted, lead.message_count), (there.len() as u64, there.len() as u64), "counts and history disagree");
+                    break;
                 }
-                if !page.next_page_token.is_empty() {
-                    request = Some(ListActivitiesRequest { page_token: page.next_page_token, ..asked });
-                }
+                assert!(Instant::now() < deadline, "answered 200 and lost: {} of {}, {lost:.200?}", lost.len(), taken.len());
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            let lost: Vec<_> = taken.difference(&there).collect();
-            assert!(lost.is_empty(), "answered 200 and lost: {} of {}, {lost:.200?}", lost.len(), taken.len());
-            let counted: u64 = lead.activity_counts.iter().map(|count| count.count).sum();
-            assert_eq!((counted, lead.message_count), (there.len() as u64, there.len() as u64), "counts and history disagree");
         }
+    }
+
+    /// The ids of all actions of a lead.
+    async fn history(server: &Server, lead_id: &str) -> BTreeSet<String> {
+        let mut there = BTreeSet::new();
+        let mut request = Some(ListActivitiesRequest { lead_id: lead_id.to_owned(), page_size: 1000, ..Default::default() });
+        while let Some(asked) = request.take() {
+            let page = server.client().list_activities(asked.clone()).await.expect("activities").into_inner();
+            for activity in page.activities {
+                assert!(there.insert(activity.action_id.clone()), "{} is there twice", activity.action_id);
+            }
+            if !page.next_page_token.is_empty() {
+                request = Some(ListActivitiesRequest { page_token: page.next_page_token, ..asked });
+            }
+        }
+        there
     }
 }

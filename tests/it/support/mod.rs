@@ -4,6 +4,7 @@ pub mod browser;
 pub mod certificates;
 pub mod events;
 pub mod ledger;
+pub mod proxy;
 pub mod redis;
 pub mod redis_cluster;
 pub mod sentinels;

@@ -51,6 +51,11 @@ impl RedisServer {
         self.url_as(USER, PASSWORD)
     }
 
+    /// The same, by way of another port.
+    pub fn url_on(&self, port: u16) -> String {
+        format!("redis://{USER}:{PASSWORD}@127.0.0.1:{port}")
+    }
+
     /// The same, with another user.
     pub fn url_as(&self, user: &str, password: &str) -> String {
         format!("redis://{user}:{password}@127.0.0.1:{}", self.port)

@@ -104,6 +104,18 @@ impl RedisCluster {
         role.is_ok_and(|role| role.first() == Some(&Value::BulkString(b"master".to_vec())))
     }
 
+    /// Has a replica take the place of its primary, and waits until it has. Redis gives up a failover that takes too long.
+    pub fn fail_over_to(&self, node: usize, command: &[&str]) {
+        until("the replica that was asked has taken over", || {
+            tell(&self.nodes[node], command);
+            let deadline = Instant::now() + Duration::from_secs(6);
+            while !self.is_primary(node) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.is_primary(node)
+        });
+    }
+
     /// Moves a slot, with all that is in it, to another node, key by key.
     pub fn move_slot(&self, slot: u16, to: usize) {
         let from = self.owner(slot);
@@ -151,6 +163,12 @@ pub fn tell(node: &RedisServer, command: &[&str]) {
 /// Sends a command that is answered by text.
 pub fn text(node: &RedisServer, command: &[&str]) -> String {
     query(&mut node.connection(), command)
+}
+
+/// The same of a node that may be away.
+pub fn try_text(node: &RedisServer, command: &[&str]) -> String {
+    let ask = |mut connection: Connection| redis::cmd(command[0]).arg(&command[1..]).query::<String>(&mut connection);
+    node.try_connection().and_then(ask).unwrap_or_default()
 }
 
 /// Waits for something that one cannot be told of.

@@ -6,7 +6,7 @@ use leadfold::store::redis::slot;
 
 use super::Flow;
 use crate::support::events::{SAMPLE_TIME, message};
-use crate::support::redis_cluster::{PRIMARIES, RedisCluster, tell, until};
+use crate::support::redis_cluster::{PRIMARIES, RedisCluster, until};
 use crate::support::server::{Options, Server};
 use crate::support::watching::{LeadWatch, version};
 use crate::support::{eventually, fresh_id};
@@ -39,8 +39,7 @@ async fn nothing_is_lost_when_replicas_take_over() {
     let mut cluster = RedisCluster::start(PATIENCE);
     let flow = Flow::begin(&cluster.url(), 48).await;
     // Asked to, in step with its primary.
-    tell(&cluster.nodes[PRIMARIES], &["CLUSTER", "FAILOVER"]);
-    until("the replica that was asked has taken over", || cluster.is_primary(PRIMARIES));
+    cluster.fail_over_to(PRIMARIES, &["CLUSTER", "FAILOVER"]);
     flow.ledger.until("applied", 200).await;
     // Because its primary was killed.
     cluster.nodes[1].kill();

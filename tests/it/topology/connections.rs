@@ -1,50 +1,17 @@
 //! Connections that break in other ways than by closing.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use leadfold::api::GetLeadRequest;
 
 use super::Flow;
 use crate::support::events::{SAMPLE_TIME, message};
-use crate::support::redis::{PASSWORD, RedisServer, USER};
+use crate::support::proxy::{Cut, Proxy};
+use crate::support::redis::RedisServer;
 use crate::support::redis_cluster::{RedisCluster, tell};
 use crate::support::server::{Options, Server};
 use crate::support::watching::{LeadWatch, version};
 use crate::support::{eventually, fresh_id};
-
-/// Passes bytes on between a client and a Redis, unless it is told to swallow them: nothing is closed then.
-struct Wire {
-    port: u16,
-    swallow: Arc<AtomicBool>,
-    swallow_replies: Arc<AtomicBool>,
-}
-
-impl Wire {
-    fn to(redis: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = listener.local_addr().expect("an address").port();
-        let (swallow, swallow_replies) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let (requests, replies) = (Arc::clone(&swallow), Arc::clone(&swallow_replies));
-        std::thread::spawn(move || {
-            for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", redis)) else { continue };
-                let copies = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
-                // A connection that began while bytes were swallowed stays dead, as one whose packets are dropped.
-                pass(client, server, vec![Arc::clone(&requests)]);
-                pass(copies.1, copies.0, vec![Arc::clone(&requests), Arc::clone(&replies)]);
-            }
-        });
-        Self { port, swallow, swallow_replies }
-    }
-
-    fn url(&self) -> String {
-        format!("redis://{USER}:{PASSWORD}@127.0.0.1:{}", self.port)
-    }
-}
 
 /// Posts an event of its own to a lead, and returns what was answered.
 async fn post(server: &Server, lead_id: &str, action_id: &str) -> String {
@@ -53,34 +20,20 @@ async fn post(server: &Server, lead_id: &str, action_id: &str) -> String {
     answer.outcome().to_owned()
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, swallow: Vec<Arc<AtomicBool>>) {
-    std::thread::spawn(move || {
-        let mut bytes = [0; 65536];
-        let mut dead = false;
-        while let Ok(count @ 1..) = from.read(&mut bytes) {
-            dead |= swallow.iter().any(|swallow| swallow.load(Ordering::Relaxed));
-            if !dead && to.write_all(&bytes[..count]).is_err() {
-                break;
-            }
-        }
-        let _ = to.shutdown(std::net::Shutdown::Both);
-    });
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_half_open_connection_is_noticed_within_seconds() {
     let redis = RedisServer::start();
-    let wire = Wire::to(redis.port());
-    let server = Server::start(&Options::at(&wire.url()));
+    let wire = Proxy::to(redis.port());
+    let server = Server::start(&Options::at(&redis.url_on(wire.port())));
     let lead_id = fresh_id();
     assert_eq!(post(&server, &lead_id, "a").await, "applied");
     let mut watch = LeadWatch::open(&server, &lead_id, 0).await;
     watch.next().await;
     // Everything that was connected is dead from now on, and nobody says so.
-    wire.swallow.store(true, Ordering::Relaxed);
+    wire.cut(Cut::Everything);
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(post(&server, &lead_id, "b").await, "queued");
-    wire.swallow.store(false, Ordering::Relaxed);
+    wire.cut(Cut::Nothing);
     let began = Instant::now();
     while server.metric("leadfold_spool_events").await > 0.0 {
         assert!(began.elapsed() < Duration::from_secs(5), "the connection for writes is not replaced");
@@ -95,8 +48,8 @@ async fn a_half_open_connection_is_noticed_within_seconds() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_is_lost_counts_once() {
     let redis = RedisServer::start();
-    let wire = Wire::to(redis.port());
-    let server = Server::start(&Options::at(&wire.url()));
+    let wire = Proxy::to(redis.port());
+    let server = Server::start(&Options::at(&redis.url_on(wire.port())));
     let lead_id = fresh_id();
     assert_eq!(post(&server, &lead_id, "a").await, "applied");
     let mut watch = LeadWatch::open(&server, &lead_id, 0).await;
@@ -104,10 +57,10 @@ async fn a_reply_that_is_lost_counts_once() {
     let fields = || redis::cmd("HLEN").arg(history_key(&redis)).query::<u64>(&mut redis.connection()).expect("HLEN");
     let before = fields();
     // Redis executes it, and nobody hears.
-    wire.swallow_replies.store(true, Ordering::Relaxed);
+    wire.cut(Cut::Replies);
     assert_eq!(post(&server, &lead_id, "b").await, "queued", "whether it was applied is not known");
     assert!(fields() > before, "Redis has it");
-    wire.swallow_replies.store(false, Ordering::Relaxed);
+    wire.cut(Cut::Nothing);
     server.eventually_metric("leadfold_spool_events", 0.0).await;
     // The connection for reads has been dead too, and is found out by who reads.
     let lead =
