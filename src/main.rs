@@ -1,6 +1,9 @@
 //! The program: reads its arguments, sets up logs, runs what was asked for, and says in one line what went wrong.
 
+use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use leadfold::config::{Cli, Command, ServeConfig};
 use leadfold::telemetry::Telemetry;
@@ -52,9 +55,16 @@ fn run_client(command: leadfold::config::ClientCommand) -> anyhow::Result<()> {
     ended
 }
 
+/// How long the last words wait for whoever reads stderr.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 fn failed(problem: &str) -> ExitCode {
-    use std::io::Write as _;
-    // stderr may be closed: then there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "error: {problem}");
+    let line = format!("error: {problem}\n");
+    let (done, written) = mpsc::channel();
+    // On a thread of its own, since a reader of stderr may have stalled. Where it has gone there is nobody to tell.
+    let write = move || done.send(std::io::stderr().write_all(line.as_bytes()).is_ok());
+    if std::thread::Builder::new().spawn(write).is_ok() {
+        let _ = written.recv_timeout(LAST_WORDS);
+    }
     ExitCode::FAILURE
 }

@@ -2,6 +2,7 @@
 
 mod tls;
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,12 +55,19 @@ pub struct Addresses {
 }
 
 impl Addresses {
-    /// Says them on stdout, for people and for scripts that wait.
+    /// Says them on stdout, for people and for scripts that wait. On a thread of its own: whoever reads stdout may have
+    /// gone, or may have stalled, and the service goes on.
     pub fn print(&self) {
+        let mut lines = String::new();
         for (name, address) in [("http", self.http), ("grpc", self.grpc), ("admin", self.admin)] {
-            println!("{name} listening on {address}");
+            lines += &format!("{name} listening on {address}\n");
         }
-        println!("ready");
+        lines += "ready\n";
+        let print = move || std::io::stdout().write_all(lines.as_bytes());
+        let started = std::thread::Builder::new().name("leadfold-stdout".to_owned()).spawn(print);
+        if let Err(error) = started {
+            tracing::error!(%error, "the addresses cannot be printed: there is no thread to be had");
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdin, stdout};
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use chrono::Utc;
 
 use super::connect::Server;
@@ -81,33 +81,39 @@ async fn retry(args: DeadLettersRetryArgs) -> anyhow::Result<()> {
     let server = Server::new(&args.client)?;
     let ids = if args.all { every_id(&server, true).await? } else { args.ids };
     let mut client = server.dead_letters();
-    let mut out = stdout().lock();
     let json = Json::new()?;
     let mut outcomes: BTreeMap<String, u64> = BTreeMap::new();
+    // Where nobody reads what is printed, the letters are tried again all the same.
+    let mut printed = Ok(());
     // The oldest first: as they came.
     for ids in ids.chunks(RETRIED_AT_ONCE) {
         let request = RetryDeadLettersRequest { dead_letter_ids: ids.to_vec() };
         let answer = client.retry_dead_letters(request).await.map_err(|status| server.explain(&status))?.into_inner();
         for result in answer.results {
-            if args.client.json {
-                writeln!(out, "{}", json.line("RetriedDeadLetter", &result)?)?;
+            let line = if args.client.json {
+                json.line("RetriedDeadLetter", &result)?
             } else if !result.error.is_empty() || result.outcome == "not_found" {
-                let line = format!("{}  {}  {}", result.dead_letter_id, result.outcome, result.error);
-                writeln!(out, "{}", text::plain(line.trim_end()))?;
+                text::plain(format!("{}  {}  {}", result.dead_letter_id, result.outcome, result.error).trim_end())
+            } else {
+                String::new()
+            };
+            if printed.is_ok() && !line.is_empty() {
+                printed = writeln!(stdout(), "{line}");
             }
             *outcomes.entry(result.outcome).or_default() += 1;
         }
     }
-    if !args.client.json {
-        let told: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
-        writeln!(out, "{}", if told.is_empty() { "nothing to try again".to_owned() } else { told.join(", ") })?;
-    }
     let stay = ["refused", "unavailable", "not_retriable", "not_found"];
     let stay: u64 = outcomes.iter().filter(|(outcome, _)| stay.contains(&outcome.as_str())).map(|(_, count)| count).sum();
-    if stay > 0 {
-        bail!("{} could not be taken", text::count(stay, "dead letter"));
-    }
-    Ok(())
+    let ended = if stay == 0 { Ok(()) } else { Err(anyhow!("{} could not be taken", text::count(stay, "dead letter"))) };
+    super::report(ended, || {
+        printed?;
+        if !args.client.json {
+            let told: Vec<_> = outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+            writeln!(stdout(), "{}", if told.is_empty() { "nothing to try again".to_owned() } else { told.join(", ") })?;
+        }
+        Ok(())
+    })
 }
 
 async fn drop_letters(args: DeadLettersDropArgs) -> anyhow::Result<()> {
@@ -143,9 +149,5 @@ fn confirmed(count: usize) -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("there is no terminal to ask on: add --yes to drop {letters} for good");
     }
-    // Not on stdout: that may be a file.
-    write!(std::io::stderr(), "Drop {letters} for good? [y/N] ")?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    super::confirmed(&format!("Drop {letters} for good?"))
 }

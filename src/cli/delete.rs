@@ -26,9 +26,5 @@ fn confirmed(lead_id: &str) -> anyhow::Result<bool> {
     if !stdin().is_terminal() {
         bail!("there is no terminal to ask on: add --yes to delete {lead_id:?} and all its records");
     }
-    // Not on stdout: that may be a file.
-    write!(std::io::stderr(), "Delete lead {lead_id} and all its records? [y/N] ")?;
-    let mut answer = String::new();
-    stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    super::confirmed(&format!("Delete lead {lead_id} and all its records?"))
 }

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{Write as _, stderr, stdout};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use anyhow::{Context, anyhow};
 use clap::{CommandFactory as _, FromArgMatches as _};
@@ -18,6 +17,7 @@ use super::{text, watch};
 use crate::config::{Cli, ClientArgs, Command, DemoArgs, ServeConfig, WatchArgs, WebhookArgs};
 use crate::serve::{self, Addresses};
 use crate::simulation::{Settings, World};
+use crate::telemetry::logs::Logs;
 
 /// Events under way at once: the demo shows how it works, not how fast.
 const CONCURRENCY: usize = 16;
@@ -28,7 +28,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let temporary = args.data_dir.is_none().then(|| tempfile::Builder::new().prefix("leadfold-demo-").tempdir()).transpose()?;
     let data_dir = args.data_dir.clone().or(temporary.as_ref().map(|dir| dir.path().to_owned())).unwrap_or_else(|| PathBuf::from("."));
     std::fs::create_dir_all(&data_dir).with_context(|| format!("cannot use {}", data_dir.display()))?;
-    let logs = log_to_file(&data_dir)?;
+    let (logs, writer) = log_to_file(&data_dir)?;
 
     let (announce, announced) = oneshot::channel();
     let mut service = tokio::spawn(serve::serve(config(&data_dir)?, |addresses| {
@@ -81,6 +81,7 @@ pub(super) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         return ended;
     }
     service.await??;
+    writer.end();
     let kept = args.data_dir.map(|dir| format!("; its leads are in {}", dir.display())).unwrap_or_default();
     writeln!(stdout(), "{} were sent, {} applied{kept}", text::count(totals.events, "event"), totals.applied)?;
     Ok(())
@@ -96,7 +97,8 @@ fn config(data_dir: &Path) -> anyhow::Result<ServeConfig> {
         let address = if TcpListener::bind(usual).is_ok() {
             usual
         } else {
-            writeln!(stderr(), "port {port} is taken: another one stands in")?;
+            // Where nobody reads stderr the demo goes on.
+            let _ = writeln!(stderr(), "port {port} is taken: another one stands in");
             SocketAddr::from(([127, 0, 0, 1], 0))
         };
         args.push(format!("{flag}={address}").into());
@@ -119,11 +121,10 @@ fn client_args() -> anyhow::Result<ClientArgs> {
 }
 
 /// The terminal is for the demo.
-fn log_to_file(data_dir: &Path) -> anyhow::Result<PathBuf> {
+fn log_to_file(data_dir: &Path) -> anyhow::Result<(PathBuf, Logs)> {
     let path = data_dir.join("demo.log");
     let file = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
-    tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(file)).init();
-    Ok(path)
+    Ok((path, Logs::to_file(file)?))
 }
 
 fn introduction(addresses: &Addresses, lead_id: &str, workspace_id: &str, logs: &Path) -> Vec<String> {

@@ -1,6 +1,13 @@
 //! The commands that talk to a server, or send it events: text for people, JSON for programs.
 
-use std::io::{self, ErrorKind};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileTypeExt as _;
+
+use anyhow::anyhow;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 
 use crate::config::{ClientCommand, DemoArgs};
 
@@ -44,6 +51,42 @@ pub async fn run(command: ClientCommand) -> anyhow::Result<()> {
 /// The service cannot start, or has ended by itself.
 pub async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     unless_nobody_reads(demo::run(args).await)
+}
+
+/// Asks a question on stderr, since stdout may be a file, and reads the answer.
+fn confirmed(question: &str) -> anyhow::Result<bool> {
+    // Not an error of output that is passed over: where nobody was asked, nothing was done.
+    write!(io::stderr(), "{question} [y/N] ").map_err(|error| anyhow!("the question {question:?} cannot be asked: {error}; add --yes"))?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// Prints what a command has done, and how that went. Where nobody reads stdout any more, that is still how it went.
+fn report(ended: anyhow::Result<()>, print: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let printed = unless_nobody_reads(print());
+    ended.and(printed)
+}
+
+/// Waits until whoever reads stdout has gone. A command that may print nothing for hours would not find out.
+async fn until_nobody_reads() {
+    if let Ok(stdout) = stdout_pipe() {
+        // Linux tells a writer of the end of its reader as an error.
+        if stdout.ready(Interest::ERROR).await.is_ok() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// Another handle of stdout, where that is a pipe. It is left as it is, since others may write to it as well: nothing must be
+/// written through this handle.
+fn stdout_pipe() -> io::Result<pipe::Sender> {
+    let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if !stdout.metadata()?.file_type().is_fifo() {
+        return Err(ErrorKind::Unsupported.into());
+    }
+    pipe::Sender::from_owned_fd_unchecked(stdout.into())
 }
 
 fn unless_nobody_reads(ended: anyhow::Result<()>) -> anyhow::Result<()> {

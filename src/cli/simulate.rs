@@ -53,12 +53,13 @@ pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
         () = async { again.recv().await; again.recv().await; } => Err(anyhow!("interrupted before everything was answered")),
     };
     progress.finish();
-    report(&totals, seed, began.elapsed(), args.json)?;
-    ended?;
-    if let Some(refusal) = &totals.first_refusal {
-        bail!("{} of {} refused, the first: {}", totals.refused, text::count(totals.events, "event"), text::plain(refusal));
-    }
-    Ok(())
+    let ended = ended.and_then(|()| match &totals.first_refusal {
+        None => Ok(()),
+        Some(refusal) => {
+            bail!("{} of {} refused, the first: {}", totals.refused, text::count(totals.events, "event"), text::plain(refusal))
+        }
+    });
+    super::report(ended, || report(&totals, seed, began.elapsed(), args.json))
 }
 
 fn report(totals: &Totals, seed: u64, took: Duration, as_json: bool) -> anyhow::Result<()> {

@@ -136,6 +136,13 @@ fn describe() {
         counter!("leadfold_tls_handshake_failures_total", "listener" => listener).increment(0);
     }
 
+    describe_counter!(
+        "leadfold_log_lines_dropped_total",
+        "Log lines that were lost: nobody read them in time, or they could not be written."
+    );
+    // Not `increment`: what was lost before the metrics were installed counts.
+    counter!("leadfold_log_lines_dropped_total").absolute(0);
+
     describe_counter!("leadfold_spans_total", "Spans that were handed to the OTLP collector, or were lost.");
 }
 

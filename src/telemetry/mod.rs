@@ -5,10 +5,12 @@ use crate::config::ServeConfig;
 pub mod logs;
 pub mod metrics;
 pub mod traces;
+mod writer;
 
 /// Logs and traces, from the first line to the last span.
 #[derive(Debug)]
 pub struct Telemetry {
+    logs: logs::Logs,
     exporter: Option<traces::Exporter>,
 }
 
@@ -18,15 +20,16 @@ impl Telemetry {
     /// # Errors
     /// The filter of log lines or the collector's address cannot be used.
     pub fn start(config: &ServeConfig) -> anyhow::Result<Self> {
-        logs::to_stderr(config)?;
+        let logs = logs::Logs::to_stderr(config)?;
         let exporter = config.telemetry.otlp.as_ref().map(traces::Exporter::start).transpose()?;
-        Ok(Self { exporter })
+        Ok(Self { logs, exporter })
     }
 
-    /// Hands over the spans that wait, if the collector takes them in time.
+    /// Hands over the spans and log lines that wait, if somebody takes them in time.
     pub fn end(self) {
         if let Some(exporter) = self.exporter {
             exporter.end();
         }
+        self.logs.end();
     }
 }

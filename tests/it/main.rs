@@ -20,6 +20,7 @@ mod hostile;
 mod http_edge;
 mod limits;
 mod lists;
+mod logs;
 mod metrics;
 mod model;
 mod outage;

@@ -68,8 +68,8 @@ pub(super) async fn run(args: ImportArgs) -> anyhow::Result<()> {
         // Nothing has begun: there is nothing to sum up, and nowhere to go on from.
         return ended;
     }
-    import.summary.print(began.elapsed(), args.json)?;
-    match ended {
+    let took = began.elapsed();
+    let ended = match ended {
         Ok(()) => {
             if let Some(resume) = &import.resume {
                 resume.remove();
@@ -77,7 +77,8 @@ pub(super) async fn run(args: ImportArgs) -> anyhow::Result<()> {
             import.summary.verdict()
         }
         Err(error) => Err(anyhow!("{error:#}; {}", import.stopped()?)),
-    }
+    };
+    super::report(ended, || import.summary.print(took, args.json))
 }
 
 struct Import {

@@ -20,6 +20,7 @@ use self::live::Live;
 use self::screen::Screen;
 use super::connect::Server;
 use super::json::Json;
+use super::until_nobody_reads;
 use crate::api::watch_leads_request::Scope;
 use crate::api::{Heartbeat, LeadSnapshot, SnapshotReason, watch_lead_response, watch_leads_response};
 use crate::api::{WatchLeadRequest, WatchLeadResponse, WatchLeadsRequest, WatchLeadsResponse};
@@ -35,6 +36,7 @@ pub(super) async fn run(args: WatchArgs) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         ended = follow(args, 0) => ended,
+        () = until_nobody_reads() => Ok(()),
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
@@ -80,7 +82,7 @@ async fn read(args: WatchArgs, printer: &RefCell<Printer>) -> anyhow::Result<()>
                         }
                     };
                     if std::mem::take(&mut lost) {
-                        printer.borrow_mut().found(server.name())?;
+                        printer.borrow_mut().found(server.name());
                     }
                     backoff = BACKOFF.0;
                     printer.borrow_mut().print(&event)?;
@@ -95,7 +97,7 @@ async fn read(args: WatchArgs, printer: &RefCell<Printer>) -> anyhow::Result<()>
             return Err(server.explain(&status));
         }
         if !std::mem::replace(&mut lost, true) {
-            printer.borrow_mut().lost(&format!("{:#}; trying again", server.explain(&status)))?;
+            printer.borrow_mut().lost(&format!("{:#}; trying again", server.explain(&status)));
         }
         let asked = status.get_details_retry_info().and_then(|info| info.retry_delay).unwrap_or_default();
         sleep(backoff.mul_f64(rand::random_range(0.5..1.0)).max(asked.min(BACKOFF.1))).await;
@@ -136,20 +138,19 @@ impl Printer {
         self.live.as_mut().map_or(Ok(()), Live::tick)
     }
 
-    fn lost(&mut self, why: &str) -> anyhow::Result<()> {
+    fn lost(&mut self, why: &str) {
         match &mut self.live {
             Some(live) => live.trouble(Some(why.to_owned())),
-            None => writeln!(stderr(), "{why}")?,
+            // Where nobody reads stderr, stdout still has its reader.
+            None => drop(writeln!(stderr(), "{why}")),
         }
-        Ok(())
     }
 
-    fn found(&mut self, name: &str) -> anyhow::Result<()> {
+    fn found(&mut self, name: &str) {
         match &mut self.live {
             Some(live) => live.trouble(None),
-            None => writeln!(stderr(), "connected again to {name}")?,
+            None => drop(writeln!(stderr(), "connected again to {name}")),
         }
-        Ok(())
     }
 
     fn print(&mut self, event: &Event) -> anyhow::Result<()> {

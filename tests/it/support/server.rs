@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -21,9 +21,22 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 /// The webhook that events which name their workspace are sent to.
 pub const WEBHOOK: &str = "/webhooks/omniai";
 
+/// What becomes of the readers of a server's stdout and stderr once it is ready.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub enum Readers {
+    /// They read on.
+    #[default]
+    Stay,
+    /// They close their ends.
+    Leave,
+    /// They read no more, and keep their ends open.
+    Stall,
+}
+
 /// How a server is started.
 #[derive(Clone, Default)]
 pub struct Options {
+    readers: Readers,
     redis_url: Option<String>,
     data_dir: Option<PathBuf>,
     http: Option<String>,
@@ -67,13 +80,20 @@ impl Options {
         self
     }
 
+    /// With other readers of its output than those that read all of it.
+    pub fn readers(mut self, readers: Readers) -> Self {
+        self.readers = readers;
+        self
+    }
+
     /// With an environment variable.
     pub fn env(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.env.push((name, value.into()));
         self
     }
 
-    fn command(&self, data_dir: &Path) -> Command {
+    /// The command that starts it.
+    pub fn command(&self, data_dir: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
         let any = "127.0.0.1:0";
         let (grpc, admin) = (self.grpc.as_deref().unwrap_or(any), self.admin.as_deref().unwrap_or(any));
@@ -110,6 +130,8 @@ pub struct Server {
     pub admin: String,
     stderr: Arc<Mutex<Vec<u8>>>,
     stderr_reader: Option<JoinHandle<()>>,
+    /// What nobody reads.
+    _stalled: Option<(ChildStdout, ChildStderr)>,
     web: reqwest::Client,
     _own_dir: Option<TempDir>,
 }
@@ -140,22 +162,35 @@ impl Server {
         let data_dir = options.data_dir.as_deref().or(own_dir.as_ref().map(TempDir::path)).expect("a data directory");
         let mut process = options.command(data_dir).spawn().expect("the binary can be started");
 
+        let (stdout, stderr_pipe) = (process.stdout.take().expect("its stdout"), process.stderr.take().expect("its stderr"));
         let stderr = Arc::new(Mutex::new(Vec::new()));
-        let stderr_reader = collect(process.stderr.take().expect("its stderr"), Arc::clone(&stderr));
-        let lines = lines(process.stdout.take().expect("its stdout"));
+        let (stderr_reader, unread) = match options.readers {
+            Readers::Stay => (Some(collect(stderr_pipe, Arc::clone(&stderr))), None),
+            Readers::Leave | Readers::Stall => (None, Some(stderr_pipe)),
+        };
+        let (lines, until_ready) = match options.readers {
+            Readers::Stay => (lines(stdout), None),
+            Readers::Leave | Readers::Stall => {
+                let (lines, until_ready) = lines_until_ready(stdout);
+                (lines, Some(until_ready))
+            }
+        };
         let mut server = Self {
             process,
             http: String::new(),
             grpc: String::new(),
             admin: String::new(),
             stderr,
-            stderr_reader: Some(stderr_reader),
+            stderr_reader,
+            _stalled: None,
             web: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client"),
             _own_dir: own_dir,
         };
         let mut addresses = server.wait_until_ready(&lines);
         let mut address = |of: &str| addresses.remove(of).unwrap_or_else(|| panic!("no line says where {of} listens"));
         (server.http, server.grpc, server.admin) = (address("http"), address("grpc"), address("admin"));
+        let unread = until_ready.map(|until_ready| until_ready.join().expect("its stdout")).zip(unread);
+        server._stalled = unread.filter(|_| options.readers == Readers::Stall);
         server
     }
 
@@ -359,6 +394,23 @@ pub fn lines(stdout: impl Read + Send + 'static) -> mpsc::Receiver<String> {
         }
     });
     receiver
+}
+
+/// Its lines up to `ready`, and then the pipe, in which nothing was read beyond.
+fn lines_until_ready(stdout: ChildStdout) -> (mpsc::Receiver<String>, JoinHandle<ChildStdout>) {
+    let (sender, receiver) = mpsc::channel();
+    let until_ready = std::thread::spawn(move || {
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        while line != "ready\n" {
+            line.clear();
+            if stdout.read_line(&mut line).expect("its stdout") == 0 || sender.send(line.trim_end().to_owned()).is_err() {
+                break;
+            }
+        }
+        stdout.into_inner()
+    });
+    (receiver, until_ready)
 }
 
 fn collect(mut stderr: impl Read + Send + 'static, into: Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
