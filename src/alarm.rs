@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 /// How long the same alarm is not logged again.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// What alarms are about: the label of `leadfold_alarms_total`.
+pub const CAUSES: [&str; 5] = ["store_unavailable", "store_refuses", "store_corrupt", "spool", "dead_letters"];
+
 /// Remembers what was said.
 #[derive(Debug, Default)]
 pub struct Alarm {
@@ -15,8 +18,9 @@ pub struct Alarm {
 }
 
 impl Alarm {
-    /// Counts an alarm, and logs it unless its cause was logged just now. A cause is a word of few.
+    /// Counts an alarm, and logs it unless its cause was logged just now. The cause is one of [`CAUSES`].
     pub fn raise(&self, cause: &'static str, what: &dyn Display) {
+        debug_assert!(CAUSES.contains(&cause), "add {cause:?} to CAUSES: its count has to begin at zero");
         metrics::counter!("leadfold_alarms_total", "cause" => cause).increment(1);
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();

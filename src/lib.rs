@@ -35,8 +35,9 @@
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
 //! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import none of
-//! these; `listener` imports only `auth`, `config` only `listener`, `telemetry` only `config`; `cli` only `api` and `config`,
-//! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` and `telemetry` for the demo.
+//! these; `listener` imports only `auth`, `config` only `listener`; `telemetry` only `config`, and the names in `alarm` and
+//! `event` that are labels; `cli` only `api` and `config`, and what it needs to send events: `event` and `fold` to check
+//! them, `simulation` to make them, `serve` and `telemetry` for the demo.
 
 pub mod admin;
 pub mod alarm;

@@ -4,6 +4,7 @@ use crate::config::ServeConfig;
 
 pub mod logs;
 pub mod metrics;
+mod series;
 pub mod traces;
 mod writer;
 

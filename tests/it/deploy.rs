@@ -1,6 +1,6 @@
 //! `deploy/`: what is in it can be read, and asks for what there is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::metrics::{Exposed, exercise};
 use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
-use crate::support::{eventually, fresh_id};
+use crate::support::{Setup, eventually, fresh_id};
 
 /// What a server adds that is scraped.
 const OF_THE_SCRAPE: [&str; 2] = ["instance", "job"];
@@ -53,6 +53,44 @@ async fn the_dashboard_and_the_alerts_ask_for_metrics_that_there_are() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let untold: Vec<_> = exposed.types.keys().filter(|name| name.starts_with("leadfold_") && !asked.contains(*name)).collect();
     assert!(untold.len() <= 4, "metrics that neither the dashboard nor an alert shows: {untold:?}");
+}
+
+/// Prometheus cannot see the rise to the first event of a series that appears with that event.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_series_that_is_asked_for_is_there_from_the_start() {
+    for server in [Setup::embedded(), Setup::redis()] {
+        let exposed = Exposed::by(&server).await;
+        let mut wrong = BTreeSet::new();
+        for (place, query) in queries() {
+            for selector in selectors(&query).iter().filter(|selector| selector.metric != "up") {
+                if !exposed.series.iter().any(|(name, labels, _)| selector.selects(name, labels)) {
+                    wrong.insert(format!("{place}: {selector:?}"));
+                }
+            }
+        }
+        assert!(wrong.is_empty(), "give them a line in src/telemetry/series.rs:\n{}", Vec::from_iter(wrong).join("\n"));
+    }
+}
+
+#[test]
+fn selectors_select_as_those_of_prometheus_do() {
+    let labels: BTreeMap<_, _> = [("code", "503"), ("event", "none")].map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    for (query, selected) in [
+        (r#"leadfold_x"#, true),
+        (r#"leadfold_y"#, false),
+        (r#"leadfold_x{code="503"}"#, true),
+        (r#"leadfold_x{code="50"}"#, false),
+        (r#"leadfold_x{code=~"5.."}"#, true),
+        (r#"leadfold_x{code=~"4..|5.."}"#, true),
+        (r#"leadfold_x{code=~"5."}"#, false),
+        (r#"leadfold_x{code!~"5.."}"#, false),
+        (r#"leadfold_x{code="503", event!="none"}"#, false),
+        (r#"leadfold_x{code="503", event!="some"}"#, true),
+        (r#"leadfold_x{other=""}"#, true),
+        (r#"leadfold_x{instance=~"$instance"}"#, true),
+    ] {
+        assert_eq!(selectors(query)[0].selects("leadfold_x", &labels), selected, "{query}");
+    }
 }
 
 #[test]
@@ -200,6 +238,22 @@ impl Selector {
         name == self.metric
     }
 
+    /// Whether it means this series, whatever the scrape adds to it.
+    fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.is(name)
+            && self.matchers.iter().filter(|(label, ..)| !OF_THE_SCRAPE.contains(&&**label)).all(|(label, operator, value)| {
+                // To Prometheus a label that is not there is an empty one.
+                let is = labels.get(label).map_or("", String::as_str);
+                match operator.as_str() {
+                    "=" => is == value,
+                    "!=" => is != value,
+                    "=~" => matches(value, is),
+                    "!~" => !matches(value, is),
+                    _ => panic!("{self:?}: there is no {operator}"),
+                }
+            })
+    }
+
     fn check(&self, exposed: &Exposed) -> Result<(), String> {
         // Prometheus itself says whether a target answers.
         if self.metric == "up" {
@@ -219,6 +273,14 @@ impl Selector {
         }
         Ok(())
     }
+}
+
+/// Whether a text is what a regular expression says. Of those we use alternatives and any one character.
+fn matches(pattern: &str, text: &str) -> bool {
+    assert!(pattern.chars().all(|c| is_word(c) || "|.".contains(c)), "{pattern:?}: this test knows only | and .");
+    let is =
+        |pattern: &str| pattern.len() == text.len() && pattern.chars().zip(text.chars()).all(|(wanted, is)| wanted == '.' || wanted == is);
+    pattern.split('|').any(is)
 }
 
 fn base_name(metric: &str) -> &str {

@@ -6,6 +6,7 @@ use leadfold::api::watch_leads_request::Scope;
 use leadfold::api::{GetLeadRequest, WatchLeadsRequest};
 
 use crate::support::events::{SAMPLE_TIME, WORKSPACE, message};
+use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
 use crate::support::watching::LeadWatch;
 use crate::support::{Setup, eventually, fresh_id};
@@ -160,4 +161,72 @@ async fn names_that_strangers_make_up_are_one_name() {
     let exposed = Exposed::by(&server).await;
     let labels = [("rpc_method", "_OTHER"), ("rpc_response_status_code", "UNIMPLEMENTED")];
     assert_eq!(exposed.sum("rpc_server_call_duration_seconds_count", &labels), 2.0);
+}
+
+/// Every name of a metric in the source: the first literal of `counter!(…)` and its like.
+fn metrics_in_the_source() -> BTreeSet<String> {
+    fn files(directory: &std::path::Path) -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path());
+        entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+    }
+    let mut names = BTreeSet::new();
+    for file in files(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        for made in ["counter!(", "gauge!(", "histogram!(", "durations!("] {
+            let made = text.split(made).skip(1).filter_map(|after| after.trim_start().strip_prefix('"')?.split_once('"'));
+            names.extend(made.map(|(name, _)| name.to_owned()));
+        }
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_metric_is_there_from_the_start() {
+    let names = metrics_in_the_source();
+    assert!(names.len() > 30, "{names:?}");
+    for server in [Setup::embedded(), Setup::redis()] {
+        let exposed = Exposed::by(&server).await;
+        let missing: Vec<_> = names.iter().filter(|name| !exposed.types.contains_key(*name)).collect();
+        assert!(missing.is_empty(), "give them a line in src/telemetry/series.rs: {missing:?}");
+    }
+}
+
+/// Whatever can be made to happen here has begun at zero, with its labels.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_counter_appears_with_what_it_counts() {
+    let mut redis = RedisServer::start();
+    // A collector that is not there, and so few watches that some are refused.
+    let options = Options::on(&redis).env("LEADFOLD_OTLP_ENDPOINT", "http://127.0.0.1:1").env("LEADFOLD_MAX_WATCHES", "2");
+    let server = Server::start(&options);
+    let counters = async || {
+        let exposed = Exposed::by(&server).await;
+        let is_counter = |name: &str| exposed.types.get(name).is_some_and(|kind| kind == "counter");
+        exposed.series.into_iter().filter(|(name, ..)| is_counter(name)).map(|(name, labels, value)| ((name, labels), value)).collect()
+    };
+    let before: BTreeMap<_, f64> = counters().await;
+
+    let lead_id = exercise(&server).await;
+    for body in ["", "[]", r#"{"event":"lead.exploded"}"#, r#"{"event":"action_log.completed"}"#, r#"{"event":"document.received"}"#] {
+        server.post(body).await;
+    }
+    let mut elsewhere = message(&lead_id, "a3", SAMPLE_TIME);
+    elsewhere["workspaceId"] = "another".into();
+    assert_eq!(server.post(elsewhere.to_string()).await.status, 409);
+    let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(1).query(&mut redis.connection()).expect("CONFIG SET");
+    server.post(message(&fresh_id(), "a1", SAMPLE_TIME).to_string()).await;
+    redis.kill();
+    server.post(message(&lead_id, "a4", SAMPLE_TIME).to_string()).await;
+    server.client().get_lead(GetLeadRequest { lead_id: lead_id.clone() }).await.expect_err("Redis is away");
+    redis.restart();
+    eventually("the spool is applied", async || (server.metric("leadfold_spool_applied_total").await >= 2.0).then_some(())).await;
+    eventually("spans are lost", async || {
+        (Exposed::by(&server).await.sum("leadfold_spans_total", &[("result", "lost")]) > 0.0).then_some(())
+    })
+    .await;
+
+    let after: BTreeMap<_, f64> = counters().await;
+    let risen = after.iter().filter(|(series, value)| before.get(series).is_some_and(|before| before < value)).count();
+    assert!(risen > 15, "only {risen} counters have risen: what was tried?");
+    let born: Vec<_> = after.keys().filter(|series| !before.contains_key(series)).collect();
+    assert!(born.is_empty(), "give them a line in src/telemetry/series.rs: {born:?}");
 }
