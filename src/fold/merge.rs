@@ -3,34 +3,28 @@
 use std::cmp::Ordering;
 
 use crate::lead::{Activity, Addition, COMPLETED, ChecklistItem, Completion, Detail, Document, Extraction, FAILED, Mention};
-use crate::time::Timestamp;
 
-/// Whether `new` stands in place of `old`, an activity of the same id.
+/// Whether `new` takes the place of `old`, an activity of the same id.
 ///
-/// The greater of (time, `COMPLETED` over `FAILED`) stands. An activity whose time the event did not tell
-/// stands over every timed one if it is completed and under every timed one if not: a retry that went well is
-/// the later one. Among untimed equals the first received stands, so that a second delivery changes nothing.
+/// The greatest of these, in this order, is kept:
+/// - the status: `COMPLETED` over `FAILED` over any other. An action that was completed does not fail later: a failure
+///   that says so came late, or its clock was wrong.
+/// - whether the event told a time: a sender that knows when it happened is right, and a time of receipt is not.
+/// - the time that was told; or of two times of receipt the earlier one, so that a second delivery changes nothing.
 pub fn supersedes(new: &Activity, old: &Activity) -> bool {
-    standing(new, old) == Ordering::Greater
+    precedence(new, old) == Ordering::Greater
 }
 
-fn standing(new: &Activity, old: &Activity) -> Ordering {
-    fn effective(activity: &Activity) -> Timestamp {
-        match (activity.timed, activity.status == COMPLETED) {
-            (true, _) => activity.time,
-            (false, true) => Timestamp::from_micros(i64::MAX),
-            (false, false) => Timestamp::from_micros(i64::MIN),
-        }
-    }
+fn precedence(new: &Activity, old: &Activity) -> Ordering {
     let rank = |activity: &Activity| match &*activity.status {
         COMPLETED => 2,
         FAILED => 1,
         _ => 0,
     };
-    (effective(new), rank(new))
-        .cmp(&(effective(old), rank(old)))
-        // Both timed: their times are equal here. Both untimed: the earlier receipt stands.
-        .then_with(|| old.time.cmp(&new.time))
+    let time = if new.timed { new.time.cmp(&old.time) } else { old.time.cmp(&new.time) };
+    (rank(new), new.timed)
+        .cmp(&(rank(old), old.timed))
+        .then(time)
         // The same action told differently: any rule will do that does not depend on order.
         .then_with(|| content(new).cmp(&content(old)))
 }
@@ -129,19 +123,34 @@ fn better<'a>(a: Option<&'a Extraction>, b: Option<&'a Extraction>) -> Option<&'
 mod tests {
     use super::*;
     use crate::lead::Source;
+    use crate::time::Timestamp;
 
     fn activity(status: &str, time: i64, timed: bool) -> Activity {
         Activity { status: status.to_owned(), time: Timestamp::from_micros(time), timed, ..Activity::default() }
     }
 
     #[test]
-    fn a_retry_that_went_well_stands_over_the_failure() {
-        let failed = activity(FAILED, 10, true);
-        assert!(supersedes(&activity(COMPLETED, 20, true), &failed));
-        assert!(supersedes(&activity(COMPLETED, 10, true), &failed), "at the same time too");
-        assert!(supersedes(&activity(COMPLETED, 5, false), &failed), "without a time too");
-        assert!(!supersedes(&activity(COMPLETED, 9, true), &failed), "but not from before it");
-        assert!(!supersedes(&activity(FAILED, 99, false), &activity(COMPLETED, 20, true)));
+    fn the_status_decides_first() {
+        for (timed, of_failed) in [(true, true), (true, false), (false, true), (false, false)] {
+            for time in [5, 10, 20] {
+                let (completed, failed) = (activity(COMPLETED, time, timed), activity(FAILED, 10, of_failed));
+                assert!(supersedes(&completed, &failed) && !supersedes(&failed, &completed), "{completed:?} {failed:?}");
+                let other = activity("PENDING", time, timed);
+                assert!(supersedes(&failed, &other) && !supersedes(&other, &failed), "{other:?} {failed:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_one_status_a_time_that_was_told_stands_over_one_of_receipt() {
+        for status in [COMPLETED, FAILED, "PENDING"] {
+            for received in [5, 10, 20] {
+                let (told, untold) = (activity(status, 10, true), activity(status, received, false));
+                assert!(supersedes(&told, &untold), "a right time repairs one of receipt");
+                assert!(!supersedes(&untold, &told), "a delivery that lacks its time does not overwrite it");
+            }
+        }
+        assert!(supersedes(&activity(COMPLETED, 11, true), &activity(COMPLETED, 10, true)), "the later one");
     }
 
     #[test]
@@ -151,19 +160,22 @@ mod tests {
     }
 
     #[test]
-    fn standing_is_a_total_order() {
+    fn precedence_is_a_total_order() {
         let mut all = Vec::new();
-        for status in [COMPLETED, FAILED, "PENDING"] {
+        for status in [COMPLETED, FAILED, "PENDING", "RUNNING"] {
             for time in [1, 2] {
-                all.extend([activity(status, time, true), activity(status, time, false)]);
+                for summary in ["", "other"] {
+                    all.extend([true, false].map(|timed| Activity { summary: summary.to_owned(), ..activity(status, time, timed) }));
+                }
             }
         }
         for a in &all {
             for b in &all {
-                assert_eq!(standing(a, b), standing(b, a).reverse());
+                assert_eq!(precedence(a, b), precedence(b, a).reverse());
+                assert_eq!(precedence(a, b).is_eq(), a == b, "{a:?} {b:?}");
                 for c in &all {
-                    if standing(a, b).is_ge() && standing(b, c).is_ge() {
-                        assert!(standing(a, c).is_ge(), "{a:?} {b:?} {c:?}");
+                    if precedence(a, b).is_ge() && precedence(b, c).is_ge() {
+                        assert!(precedence(a, c).is_ge(), "{a:?} {b:?} {c:?}");
                     }
                 }
             }

@@ -307,14 +307,21 @@ async fn extremes_recede_with_what_they_came_from(kept: Kept) {
     for lead_id in ["small", "large"] {
         act(&kept, lead_id, "early", 40).await;
         act(&kept, lead_id, "middle", 60).await;
-        // The latest completed action turns out to have failed, even later; then that is corrected.
-        act(&kept, lead_id, "last", 90).await;
-        kept.store.apply(change(lead_id, activity("last", "FAILED", 95))).await.expect("an outcome");
+        // The latest action was told without a time, and stands at its receipt until its time is told.
+        let mut untimed = activity("last", "COMPLETED", 90);
+        untimed.timed = false;
+        kept.store.apply(change(lead_id, untimed)).await.expect("an outcome");
         let lead = kept.store.read(lead_id, None).await.expect("a read").expect("a lead").lead;
-        assert_eq!(lead.latest_activity.as_ref().map(|activity| (activity.time, &*activity.status)), Some((at(95), "FAILED")));
+        assert_eq!(lead.latest_activity.as_ref().map(|activity| activity.time), Some(at(90)));
+        kept.store.apply(change(lead_id, activity("last", "COMPLETED", 55))).await.expect("an outcome");
+        let lead = kept.store.read(lead_id, None).await.expect("a read").expect("a lead").lead;
+        assert_eq!(lead.latest_activity.as_ref().map(|activity| (activity.time, &*activity.action_id)), Some((at(60), "middle")));
         let messages = lead.message_counts.values().next().expect("messages");
-        assert_eq!(messages.latest, at(60), "the failed one's message does not count any more");
-        // The first one was reported as failed without a time, which made it the first; now it has one.
+        assert_eq!(messages.latest, at(60), "its message is of its time too");
+        // That it failed, later even, does not undo that it was completed.
+        let outcome = kept.store.apply(change(lead_id, activity("last", "FAILED", 95))).await.expect("an outcome");
+        assert!(matches!(outcome, Outcome::Duplicate { .. }), "{outcome:?}");
+        // The first one was reported as failed without a time, at a receipt which made it the first; now it has one.
         let mut untimed = activity("first", "FAILED", -500);
         untimed.timed = false;
         kept.store.apply(change(lead_id, untimed)).await.expect("an outcome");

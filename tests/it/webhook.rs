@@ -20,6 +20,7 @@ on_both_stores!(
     an_unknown_event_is_taken_and_ignored,
     a_retry_that_went_well_moves_the_counts,
     a_failure_that_arrives_late_does_not_undo_the_completion,
+    a_time_that_was_told_stands_over_one_of_receipt,
     received_documents_outrank_what_messages_told,
     an_extraction_may_come_before_its_document,
     documents_of_a_payload_are_documents,
@@ -163,11 +164,37 @@ async fn a_retry_that_went_well_moves_the_counts(server: Setup) {
 async fn a_failure_that_arrives_late_does_not_undo_the_completion(server: Setup) {
     let lead = fresh_id();
     let version = server.apply(&retried(&lead, "a1", "2025-10-30T20:05:00Z")).await;
-    for earlier in ["2025-10-30T20:00:00Z", "2025-10-30T20:05:00Z"] {
-        let answer = server.post(failed(&lead, "a1", earlier).to_string()).await;
+    // Whatever its clock says.
+    for told in ["2025-10-30T20:00:00Z", "2025-10-30T20:05:00Z", "2025-10-30T20:10:00Z"] {
+        let answer = server.post(failed(&lead, "a1", told).to_string()).await;
         assert_eq!((answer.outcome(), answer.version()), ("duplicate", version));
     }
     assert_eq!(counts(&server.lead(&lead).await), [("TOOL_CALL", "COMPLETED", 1)]);
+}
+
+async fn a_time_that_was_told_stands_over_one_of_receipt(server: Setup) {
+    let told = "2025-10-30T20:05:00Z";
+    let untimed = |lead: &str| {
+        let mut event = retried(lead, "a1", told);
+        event["actionLog"].as_object_mut().expect("an object").remove("completedAt");
+        event.as_object_mut().expect("an object").remove("occurredAt");
+        event
+    };
+    // Told, and then delivered without it; or so far ahead that it cannot be right.
+    let lead = fresh_id();
+    let version = server.apply(&retried(&lead, "a1", told)).await;
+    for event in [untimed(&lead), retried(&lead, "a1", "2999-01-01T00:00:00Z")] {
+        let answer = server.post(event.to_string()).await;
+        assert_eq!((answer.outcome(), answer.version()), ("duplicate", version), "{event}");
+    }
+    assert_eq!(server.lead(&lead).await.latest_activity_time, Some(time(told)));
+    // The other way round it is repaired.
+    let lead = fresh_id();
+    server.apply(&untimed(&lead)).await;
+    assert!(is_about_now(server.lead(&lead).await.latest_activity_time.as_ref()));
+    server.apply(&retried(&lead, "a1", told)).await;
+    let lead = server.lead(&lead).await;
+    assert_eq!((lead.first_activity_time, lead.latest_activity_time), (Some(time(told)), Some(time(told))));
 }
 
 async fn received_documents_outrank_what_messages_told(server: Setup) {

@@ -1,10 +1,25 @@
 //! A plain fold: everything in memory, every number counted from scratch at the end.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
 
 use leadfold::fold::merge;
 use leadfold::lead::{Activity, Change, Detail, Lead};
+
+/// Which of two tellings of one action is kept, in words of its own: a completed one, else a failed one; of these one that told
+/// its time; of these the latest; of those that did not, the first received.
+fn outranks(new: &Activity, old: &Activity) -> bool {
+    let words = |activity: &Activity| {
+        let status = ["COMPLETED", "FAILED"].iter().position(|status| *status == activity.status).map_or(0, |position| 2 - position);
+        let time = activity.time.micros();
+        (status, activity.timed, if activity.timed { time } else { -time })
+    };
+    match words(new).cmp(&words(old)) {
+        // Which of two that differ in content alone is nowhere promised, but has to be the same for both stores.
+        Ordering::Equal => merge::supersedes(new, old),
+        order => order == Ordering::Greater,
+    }
+}
 
 #[derive(Default)]
 pub struct Reference {
@@ -25,7 +40,7 @@ impl Reference {
             let parts = reference.leads.entry(change.lead_id).or_default();
             parts.workspace_id = change.workspace_id.unwrap_or(std::mem::take(&mut parts.workspace_id));
             if let Some(activity) = change.activity
-                && parts.activities.get(&activity.action_id).is_none_or(|old| merge::supersedes(&activity, old))
+                && parts.activities.get(&activity.action_id).is_none_or(|old| outranks(&activity, old))
             {
                 parts.activities.insert(activity.action_id.clone(), activity);
             }
