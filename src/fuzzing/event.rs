@@ -119,8 +119,8 @@ impl Parts {
 /// Nor does the way over the disk change it.
 fn survives_the_spool(change: &Change) {
     let written = spool::encode(change, spool::Meta::of(change)).expect("JSON");
-    let spool::Next::Record(_, body, _) = spool::next(&written) else { panic!("not a record") };
-    assert_eq!(spool::decode(body).as_ref(), Ok(change));
+    let spool::Next::Record(header, body) = spool::next(&written) else { panic!("not a record") };
+    assert_eq!(spool::decode(&header, body).as_ref(), Ok(change));
 }
 
 /// A refusal is answered to whoever sent the body, and may be logged anywhere: it is made of our own words, of

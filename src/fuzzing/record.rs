@@ -42,22 +42,29 @@ fn id(bytes: &[u8]) {
     }
 }
 
-/// A spool's file from any place on: a record, the beginning of one, or damage.
+/// A spool's file from any place on: a record, the beginning of one, or damage. Whatever stands before a record, it is
+/// found.
 fn spooled(bytes: &[u8]) {
     match spool::next(bytes) {
-        spool::Next::Record(_, body, taken) => {
-            assert!(taken <= bytes.len() && body.len() < taken);
-            let _ = spool::decode(body);
+        spool::Next::Record(header, body) => {
+            assert!(header.total() <= bytes.len() && body.len() < header.total());
+            let _ = spool::decode(&header, body);
         }
+        spool::Next::Damaged(header) => assert!(header.total() <= bytes.len()),
         spool::Next::Partial(needed) => assert!(needed > bytes.len()),
-        spool::Next::Damaged => {}
+        spool::Next::NoHeader => {}
     }
-    if let Ok(change) = serde_json::from_slice::<Change>(bytes) {
-        let meta = spool::Meta::of(&change);
-        let written = spool::encode(&change, meta).expect("JSON");
-        let spool::Next::Record(found, body, taken) = spool::next(&written) else { panic!("not a record") };
-        assert_eq!((found, taken, spool::decode(body)), (meta, written.len(), Ok(change)));
+    let change = serde_json::from_slice::<Change>(bytes).ok();
+    let meta = spool::Meta::of(change.as_ref().unwrap_or(&Change::default()));
+    let mut written = spool::encode(change.as_ref().unwrap_or(&Change::default()), meta).expect("JSON");
+    spool::set_sequence(&mut written, 7);
+    if let Some(change) = change {
+        let spool::Next::Record(header, body) = spool::next(&written) else { panic!("not a record") };
+        assert_eq!((header.sequence, header.meta, header.total(), spool::decode(&header, body)), (7, meta, written.len(), Ok(change)));
     }
+    let (at, header) = spool::find_header(&[bytes, &written].concat(), 0, 7).expect("the record behind");
+    // There may be another one in what stands before.
+    assert!(at <= bytes.len() && header.sequence >= 7);
 }
 
 /// What is read may be odd (nobody but us writes records), so the first writing may tidy it; after that, reading

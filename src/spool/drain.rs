@@ -1,36 +1,40 @@
 //! Applies what is spooled, when the store is back.
 //!
 //! Changes are read in the order in which they arrived. Those of one lead are applied one after the other, those of
-//! different leads together, some time apart where the store fails. In a cluster a part of it may fail: its changes
-//! wait, and a window of those behind them goes on. What was done is acknowledged up to the oldest that was not.
+//! different leads together. Where a part of the store fails, its changes wait and those of the others go on: the
+//! window says which. What was done is acknowledged up to the oldest that was not.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::reader::{Entry, Reader};
+use super::window::{Again, Group, Lane, Most, Window};
 use super::writer::Command;
 use super::{Breaker, Spool};
 use crate::dead_letters::{DeadLetters, Undeliverable};
-use crate::lead::Change;
 use crate::store::{Store, StoreError};
+use crate::time::Timestamp;
 
-/// Changes that are applied together.
+/// Changes that are applied at the same time.
 const BATCH: usize = 128;
-/// Changes that are held while some before them cannot be applied.
-const WINDOW: usize = 8192;
-/// And their bytes.
-const WINDOW_BYTES: usize = 32 << 20;
-/// The first and the longest wait after a failure; it doubles.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How long one change is tried.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is done is acknowledged this often while there is more to do: each time costs an fsync.
+const ACKNOWLEDGE: Duration = Duration::from_millis(100);
+/// The first and the longest wait for a disk that cannot be read; it doubles.
+const READ_BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How often the log says that it still cannot be read.
+const READ_COMPLAINT: Duration = Duration::from_secs(60);
 /// How often the spool tells how it is doing.
 const TELL: Duration = Duration::from_secs(1);
+/// How often damaged segments that were kept long enough are looked for, in the same unit.
+const EXPIRE_EVERY: u64 = 3600;
 
 /// What empties the spool.
 pub struct Drainer {
@@ -48,153 +52,130 @@ pub struct Drainer {
 
 /// What became of one entry.
 enum Fate {
-    Done,
+    Applied,
+    /// It can never be applied, and was put aside.
+    PutAside,
     /// Not now: this, and what follows of its lead, is tried again.
     Later,
+    /// It can never be applied, and cannot be kept as a dead letter now.
+    NoDeadLetter(std::io::Error),
 }
 
-/// A part of the store that failed.
-#[derive(Clone, Copy)]
-struct Failing {
-    again: Instant,
-    wait: Duration,
+/// What became of entries of one lead.
+struct Tried {
+    group: Group,
+    /// How many are done, from the first on, and how many of these were applied.
+    done: usize,
+    applied: u64,
+    /// What stopped the next one.
+    failed: Option<Lane>,
+    /// Why it is no dead letter.
+    no_dead_letter: Option<std::io::Error>,
 }
 
 impl Drainer {
     /// Works until its task is dropped. A spool has one drainer.
     pub async fn run(self) {
-        let Some(mut reader) = self.spool.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() else { return };
-        let mut pending: BTreeMap<u64, Entry> = BTreeMap::new();
-        let mut failing: HashMap<u16, Failing> = HashMap::new();
-        let mut acknowledged = reader.next();
+        let reader = self.spool.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let (Some(reader), Some(commands)) = (reader, &self.spool.commands) else { return };
+        let mut readers = Readers::new(reader);
+        let mut window = Window::default();
+        let mut running = FuturesUnordered::new();
+        let mut acknowledged = Acknowledged { below: readers.read, again: Instant::now() };
+        // The next change may be tried from then on.
+        let mut next_start = Instant::now();
         loop {
-            reader = self.refill(reader, &mut pending).await;
-            let chosen = self.choose(&pending, &failing);
-            if chosen.is_empty() {
-                self.wait(&pending, &failing).await;
-                continue;
+            let now = Instant::now();
+            // Nothing is read ahead for a store that fails as a whole.
+            let is_away = self.breaker.is_open();
+            if window.has_room() && (!is_away || window.is_empty()) {
+                readers.start(&mut window, now);
             }
-            let began = Instant::now();
-            let count = chosen.iter().map(Vec::len).sum::<usize>();
-            let done = self.apply(&mut pending, &mut failing, chosen).await;
-            metrics::counter!("leadfold_spool_applied_total").increment(done);
-            self.spool.shared.tell();
-            let below = pending.keys().next().copied().unwrap_or_else(|| reader.next());
-            // What was not read yet is younger; how much, the next entry tells.
-            if let Some(entry) = pending.values().next() {
-                self.spool.shared.state().oldest = Some(entry.meta.received);
+            let is_due = window.next_probe().is_some_and(|again| again <= now);
+            if next_start <= now && (window.in_flight() <= BATCH / 2 || is_due) {
+                let groups = window.choose(now, if is_away { Most::One } else { Most::Entries(BATCH) });
+                let count: usize = groups.iter().map(|group| group.entries.len()).sum();
+                next_start = now + Duration::from_secs(1).mul_f64(count as f64 / f64::from(self.rate.max(1)));
+                running.extend(groups.into_iter().map(|group| self.try_group(group)));
             }
-            if below > acknowledged
-                && let Some(commands) = &self.spool.commands
-            {
-                acknowledged = below;
-                // The writer has stopped: then nothing is spooled any more.
-                let _ = commands.send(Command::Done(below)).await;
+            if let Some(oldest) = window.oldest() {
+                // What was not read yet is younger.
+                self.spool.shared.state().oldest = Some(oldest);
             }
-            sleep_until(began + Duration::from_secs(1).mul_f64(count as f64 / f64::from(self.rate.max(1)))).await;
+            let below = window.all_done_below(readers.read);
+            acknowledged.tell(below, commands, running.is_empty(), now);
+            if acknowledged.below == below {
+                self.spool.shared.all_done(below);
+            }
+
+            let start = Some(next_start).filter(|_| !window.is_empty());
+            let acknowledge = Some(acknowledged.again).filter(|_| below > acknowledged.below);
+            let times = [start, acknowledge, window.next_probe(), readers.again];
+            // What is due already and could not be done waits for something that is running.
+            let wake = times.into_iter().flatten().filter(|time| *time > now).min();
+            tokio::select! {
+                Some(tried) = running.next(), if !running.is_empty() => self.tried(&mut window, tried, !is_away),
+                () = readers.finished(&mut window, &self) => {}
+                () = self.spool.shared.appended.notified() => readers.has_all = false,
+                () = sleep_until(wake.unwrap_or(now)), if wake.is_some() => {}
+            }
         }
     }
 
-    /// Reads on, as far as the window goes.
-    async fn refill(&self, mut reader: Reader, pending: &mut BTreeMap<u64, Entry>) -> Reader {
-        while has_room(pending) {
-            let fresh = reader.again();
-            let read = tokio::task::spawn_blocking(move || {
-                let entries = reader.read();
-                (reader, entries)
-            });
-            // A task that panicked took the reader with it.
-            let (back, entries) = read.await.unwrap_or_else(|error| (fresh, Err(std::io::Error::other(error))));
-            reader = back;
-            match entries {
-                Ok(entries) if entries.is_empty() => break,
-                Ok(entries) => pending.extend(entries.into_iter().map(|entry| (entry.sequence, entry))),
-                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
-                    tracing::error!(%error, "a segment of the spool is damaged: the rest of it is passed over");
-                    metrics::counter!("leadfold_spool_damaged_total").increment(1);
-                    reader.skip_segment();
+    async fn try_group(&self, group: Group) -> Tried {
+        let mut tried = Tried { group, done: 0, applied: 0, failed: None, no_dead_letter: None };
+        for entry in &tried.group.entries {
+            match self.deliver(entry).await {
+                Fate::Applied => tried.applied += 1,
+                Fate::PutAside => {}
+                Fate::Later => {
+                    tried.failed = Some(self.lane(entry));
+                    break;
                 }
-                Err(error) => {
-                    tracing::error!(%error, "the spool cannot be read");
-                    sleep(BACKOFF.1).await;
+                Fate::NoDeadLetter(error) => {
+                    tried.failed = Some(Lane::DeadLetters);
+                    tried.no_dead_letter = Some(error);
                     break;
                 }
             }
+            tried.done += 1;
         }
-        reader
+        tried
     }
 
-    /// What is tried next, by lead: entries of one lead in their order.
-    fn choose(&self, pending: &BTreeMap<u64, Entry>, failing: &HashMap<u16, Failing>) -> Vec<Vec<u64>> {
-        let now = Instant::now();
-        // While the store fails as a whole, one finds out whether it still does.
-        let most = if self.breaker.is_open() { 1 } else { BATCH };
-        let mut leads: HashMap<u64, Vec<u64>> = HashMap::new();
-        let tried = pending.iter().filter(|(_, entry)| {
-            // A part has all its changes or none in a round, so the order within a lead stays.
-            failing.is_empty() || failing.get(&self.partition(entry)).is_none_or(|failing| failing.again <= now)
-        });
-        for (sequence, entry) in tried.take(most) {
-            leads.entry(entry.meta.lead).or_default().push(*sequence);
+    fn tried(&self, window: &mut Window, tried: Tried, evict: bool) {
+        let Tried { group, done, applied, failed, no_dead_letter } = tried;
+        let has_failed_now = window.tried(&group, done, failed, Instant::now(), evict);
+        // Once, and not for each time that it is tried again.
+        if let Some(error) = no_dead_letter.filter(|_| has_failed_now) {
+            tracing::error!(%error, "spooled events can never be applied, and cannot be kept as dead letters: they stay in the spool");
         }
-        leads.into_values().collect()
-    }
-
-    /// Applies what was chosen; says how many are done.
-    async fn apply(&self, pending: &mut BTreeMap<u64, Entry>, failing: &mut HashMap<u16, Failing>, chosen: Vec<Vec<u64>>) -> u64 {
-        let mut running: FuturesUnordered<_> = chosen
-            .into_iter()
-            .map(|sequences| {
-                let entries: Vec<_> = sequences.iter().filter_map(|sequence| pending.get(sequence)).collect();
-                async move {
-                    let mut done = Vec::with_capacity(entries.len());
-                    for entry in entries {
-                        match self.deliver(entry).await {
-                            Fate::Done => done.push(entry.sequence),
-                            Fate::Later => return (done, Some(self.partition(entry))),
-                        }
-                    }
-                    (done, None)
-                }
-            })
-            .collect();
-        let (mut all, mut failed) = (Vec::new(), Vec::new());
-        while let Some((done, partition)) = running.next().await {
-            all.extend(done);
-            failed.extend(partition);
+        for entry in &group.entries[..done] {
+            self.spool.shared.done(entry.sequence, entry.count, entry.meta.filter(|_| entry.change.is_ok()));
         }
-        drop(running);
-        for sequence in &all {
-            if let Some(entry) = pending.remove(sequence) {
-                failing.remove(&self.partition(&entry));
-                self.spool.shared.done(entry.meta);
-            }
-        }
-        failed.sort_unstable();
-        failed.dedup();
-        for partition in failed {
-            let wait = failing.get(&partition).map_or(BACKOFF.0, |failing| (failing.wait * 2).min(BACKOFF.1));
-            failing.insert(partition, Failing { again: Instant::now() + wait.mul_f64(rand::random_range(0.5..1.0)), wait });
-        }
-        all.len() as u64
+        metrics::counter!("leadfold_spool_applied_total").increment(applied);
+        self.spool.shared.tell();
     }
 
     async fn deliver(&self, entry: &Entry) -> Fate {
+        let received = entry.meta.map_or_else(Timestamp::now, |meta| meta.received);
         let change = match &entry.change {
             Ok(change) => change,
-            Err((why, bytes)) => return self.bury(entry, Undeliverable::Unreadable(bytes, why)).await,
+            // The log has said what is known of it.
+            Err(unreadable) if unreadable.bytes.is_empty() => return Fate::PutAside,
+            Err(unreadable) => return self.put_aside(Undeliverable::Unreadable(&unreadable.bytes, &unreadable.why), received).await,
         };
         let partition = self.store.partition(&change.lead_id);
         let applied = timeout(APPLY_TIMEOUT, self.store.apply(change.clone())).await;
         match applied.unwrap_or_else(|_| Err(StoreError::Unavailable("it did not answer in time".to_owned()))) {
             Ok(_) => {
                 self.breaker.succeeded(partition);
-                Fate::Done
+                Fate::Applied
             }
             Err(error @ (StoreError::OtherWorkspace | StoreError::Corrupt(_))) => {
                 // It did answer.
                 self.breaker.succeeded(partition);
-                self.bury(entry, Undeliverable::Change(change, &error)).await
+                self.put_aside(Undeliverable::Change(change, &error), received).await
             }
             Err(error) => {
                 tracing::debug!(%error, "a spooled event waits on");
@@ -204,52 +185,186 @@ impl Drainer {
         }
     }
 
-    /// What can never be applied gives way to the others.
-    async fn bury(&self, entry: &Entry, letter: Undeliverable<'_>) -> Fate {
+    /// What can never be applied does not stop the others.
+    async fn put_aside(&self, letter: Undeliverable<'_>, received: Timestamp) -> Fate {
         let Some(dead_letters) = &self.dead_letters else {
             tracing::error!(reason = letter.reason(), "a spooled event can never be applied, and dead letters are off: it is gone");
-            return Fate::Done;
+            return Fate::PutAside;
         };
-        match dead_letters.keep_undeliverable(letter, entry.meta.received).await {
-            Ok(()) => Fate::Done,
-            Err(error) => {
-                tracing::error!(%error, "a spooled event can never be applied, and cannot be kept as a dead letter: it stays in the spool");
-                Fate::Later
-            }
+        match dead_letters.keep_undeliverable(letter, received).await {
+            Ok(()) => Fate::PutAside,
+            Err(error) => Fate::NoDeadLetter(error),
         }
     }
 
-    fn partition(&self, entry: &Entry) -> u16 {
-        entry.change.as_ref().map_or(0, |change: &Change| self.store.partition(&change.lead_id))
+    fn lane(&self, entry: &Entry) -> Lane {
+        entry.change.as_ref().map_or(Lane::DeadLetters, |change| Lane::Partition(self.store.partition(&change.lead_id)))
     }
+}
 
-    /// Until there is something to try.
-    async fn wait(&self, pending: &BTreeMap<u64, Entry>, failing: &HashMap<u16, Failing>) {
-        let soon = Instant::now() + BACKOFF.0 / 4;
-        let again = failing.values().map(|failing| failing.again.max(soon)).min().filter(|_| !pending.is_empty());
-        let room = has_room(pending);
-        tokio::select! {
-            () = self.spool.shared.appended.notified(), if room => {}
-            () = async { match again {
-                Some(again) => sleep_until(again).await,
-                None => std::future::pending().await,
-            }} => {}
+/// Up to where the writer was told that all is done.
+struct Acknowledged {
+    below: u64,
+    /// When it may be told the next time.
+    again: Instant,
+}
+
+impl Acknowledged {
+    fn tell(&mut self, below: u64, commands: &mpsc::Sender<Command>, is_idle: bool, now: Instant) {
+        if below > self.below && (is_idle || self.again <= now) {
+            // A disk that hangs has a full queue: then later.
+            if commands.try_send(Command::Done(below)).is_ok() {
+                self.below = below;
+            }
+            self.again = now + ACKNOWLEDGE;
         }
     }
 }
 
-/// Whether more may be read before what is held is done.
-fn has_room(pending: &BTreeMap<u64, Entry>) -> bool {
-    pending.len() < WINDOW && pending.values().map(|entry| entry.bytes).sum::<usize>() < WINDOW_BYTES
+/// What a read that has ended gives back.
+type Read = (Reader, std::io::Result<Vec<Entry>>);
+
+/// The places from which the spool is read, one at a time.
+struct Readers {
+    /// Of new entries; `None` while it is reading.
+    first: Option<Reader>,
+    /// All new entries below were read.
+    read: u64,
+    /// Nothing new is left to read.
+    has_all: bool,
+    /// Of entries that were skipped.
+    second: Option<Reader>,
+    reading: Option<(Which, JoinHandle<Read>)>,
+    last: Which,
+    /// What makes another reader of new entries, if one is lost.
+    spare: Reader,
+    /// The disk cannot be read: when it is tried again, and the wait before that.
+    again: Option<Instant>,
+    wait: Duration,
+    complained: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Which {
+    First,
+    Second,
+}
+
+impl Readers {
+    fn new(first: Reader) -> Self {
+        let (read, spare) = (first.next(), first.at(first.next()));
+        Self {
+            first: Some(first),
+            read,
+            has_all: false,
+            second: None,
+            reading: None,
+            last: Which::First,
+            spare,
+            again: None,
+            wait: READ_BACKOFF.0,
+            complained: None,
+        }
+    }
+
+    /// Begins to read on, if there is something to read: new entries and skipped ones in turn.
+    fn start(&mut self, window: &mut Window, now: Instant) {
+        if self.reading.is_some() || self.again.is_some_and(|again| again > now) {
+            return;
+        }
+        self.again = None;
+        match window.again() {
+            Again::No => self.second = None,
+            Again::GoOn => {}
+            Again::From(from) => self.second = Some(self.spare.at(from)),
+        }
+        let second_s_turn = self.has_all || self.last == Which::First;
+        let which = if self.second.is_some() && second_s_turn {
+            Which::Second
+        } else if !self.has_all {
+            Which::First
+        } else {
+            return;
+        };
+        let reader = match which {
+            Which::First => self.first.take(),
+            Which::Second => self.second.take(),
+        };
+        let mut reader = reader.unwrap_or_else(|| self.spare.at(self.read));
+        self.last = which;
+        let task = tokio::task::spawn_blocking(move || {
+            let entries = reader.read();
+            (reader, entries)
+        });
+        self.reading = Some((which, task));
+    }
+
+    /// Waits for the read that has begun, and hands what was read to the window. For ever if none has begun.
+    async fn finished(&mut self, window: &mut Window, drainer: &Drainer) {
+        let Some((which, task)) = &mut self.reading else { return std::future::pending().await };
+        let (which, result) = (*which, task.await);
+        self.reading = None;
+        // One that panicked took the reader with it.
+        let (reader, entries) = match result {
+            Ok((reader, entries)) => (Some(reader), entries),
+            Err(error) => (None, Err(std::io::Error::other(error))),
+        };
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return self.failed(which, reader, &error),
+        };
+        if self.complained.take().is_some() {
+            tracing::info!("the spool can be read again");
+        }
+        self.wait = READ_BACKOFF.0;
+        match which {
+            Which::First => {
+                self.has_all = entries.is_empty();
+                for entry in entries {
+                    let lane = drainer.lane(&entry);
+                    window.take(entry, lane);
+                }
+                self.read = reader.as_ref().map_or(self.read, Reader::next);
+                self.first = reader;
+            }
+            Which::Second => {
+                // What was not read a first time is not known to the window.
+                for entry in entries.into_iter().filter(|entry| entry.sequence < self.read) {
+                    let lane = drainer.lane(&entry);
+                    window.take_again(entry, lane);
+                }
+                window.read_again(reader.as_ref().map_or(0, Reader::next), self.read);
+                self.second = reader;
+            }
+        }
+    }
+
+    /// The disk could not be read. It is tried again, less and less often.
+    fn failed(&mut self, which: Which, reader: Option<Reader>, error: &std::io::Error) {
+        let now = Instant::now();
+        if self.complained.is_none_or(|complained| now - complained >= READ_COMPLAINT) {
+            tracing::error!(%error, "the spool cannot be read: what waits in it is not applied until the disk can be read");
+            self.complained = Some(now);
+        }
+        self.again = Some(now + self.wait);
+        self.wait = (self.wait * 2).min(READ_BACKOFF.1);
+        match which {
+            Which::First => self.first = reader,
+            Which::Second => self.second = reader,
+        }
+    }
 }
 
 /// Tells the metrics how the spool and the store are doing, for as long as its task lives.
 pub async fn tell(spool: Arc<Spool>, breaker: Arc<Breaker>) {
     metrics::counter!("leadfold_spool_applied_total").increment(0);
     let mut ticks = tokio::time::interval(TELL);
-    loop {
+    for count in 1_u64.. {
         ticks.tick().await;
         spool.shared.tell();
+        if count % EXPIRE_EVERY == 0 {
+            spool.expire_evidence();
+        }
         metrics::gauge!("leadfold_store_breaker_open").set(if breaker.is_open_anywhere() { 1.0 } else { 0.0 });
     }
 }

@@ -1,48 +1,56 @@
 //! Reading the spool, from the oldest change that is not done.
 
-use std::fs::File;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Shared;
-use super::files::{self, segment_name};
-use super::record::{self, Meta, Next};
+use super::files::{self, Segment, clip};
+use super::record::{self, Meta};
+use super::scan::{Damage, Piece, Scanner};
 use crate::lead::Change;
 
-/// Bytes that are read at once.
-const CHUNK: u64 = 256 * 1024;
+/// Bytes of damaged records that go into a dead letter. The segment that is kept has them all.
+const MAX_LETTER: u64 = 1 << 20;
 
-/// A change that waits in the spool.
+/// A change that waits in the spool, or records that are damaged.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) sequence: u64,
-    pub(super) meta: Meta,
-    /// Bytes that it takes on disk; about as many in memory.
+    /// How many records it stands for: one, unless they are damaged.
+    pub(super) count: u64,
+    /// Where its header can be read.
+    pub(super) meta: Option<Meta>,
+    /// Bytes that it takes in memory, about.
     pub(super) bytes: usize,
-    /// `Err`: why it cannot be read, and its bytes.
-    pub(super) change: Result<Change, (String, Vec<u8>)>,
+    pub(super) change: Result<Change, Unreadable>,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unreadable {
+    pub(super) why: String,
+    /// All its bytes, as they are on disk. Empty where they are missing.
+    pub(super) bytes: Vec<u8>,
 }
 
 /// A place in the spool.
 #[derive(Debug)]
 pub(super) struct Reader {
-    directory: PathBuf,
     shared: Arc<Shared>,
-    /// The segment that is being read, by its first sequence number, and how far.
-    current: Option<(u64, File, u64)>,
+    /// The segment that is being read, by its first sequence number.
+    current: Option<(u64, Scanner)>,
     /// The sequence number of the next entry.
     next: u64,
 }
 
 impl Reader {
-    pub(super) fn new(directory: PathBuf, shared: Arc<Shared>, from: u64) -> Self {
-        Self { directory, shared, current: None, next: from }
+    pub(super) fn new(shared: Arc<Shared>, from: u64) -> Self {
+        Self { shared, current: None, next: from }
     }
 
-    /// Another one at the same place.
-    pub(super) fn again(&self) -> Self {
-        Self::new(self.directory.clone(), Arc::clone(&self.shared), self.next)
+    /// Another one, at another place.
+    pub(super) fn at(&self, from: u64) -> Self {
+        Self::new(Arc::clone(&self.shared), from)
     }
 
     /// The sequence number of the next entry.
@@ -52,56 +60,78 @@ impl Reader {
 
     /// The next entries: none where all was read. Reads only what the writer has acknowledged.
     pub(super) fn read(&mut self) -> io::Result<Vec<Entry>> {
-        let Some((first, start, bytes)) = self.segment() else { return Ok(Vec::new()) };
-        let (file, mut at) = match self.current.take() {
-            Some((current, file, at)) if current == first => (file, at),
-            _ => (File::open(segment_name(&self.directory, first))?, 0),
-        };
-        let mut sequence = start;
-        let mut entries = Vec::new();
-        let mut need = CHUNK;
-        while at < bytes && entries.is_empty() {
-            let chunk = files::read(&file, at, bytes.min(at + need))?;
-            let mut rest = &chunk[..];
-            loop {
-                match record::next(rest) {
-                    Next::Record(meta, body, taken) => {
-                        if sequence >= self.next {
-                            let change = record::decode(body).map_err(|why| (why, body.to_vec()));
-                            entries.push(Entry { sequence, meta, bytes: taken, change });
-                        }
-                        sequence += 1;
-                        at += taken as u64;
-                        rest = &rest[taken..];
-                    }
-                    Next::Partial(needed) => {
-                        need = CHUNK.max(needed as u64);
-                        break;
-                    }
-                    Next::Damaged => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("damaged at byte {at}"))),
-                }
+        while let Some(segment) = self.segment() {
+            let entries = self.read_segment(&segment)?;
+            if !entries.is_empty() {
+                return Ok(entries);
             }
         }
-        self.next = self.next.max(sequence);
-        self.current = Some((first, file, at));
+        Ok(Vec::new())
+    }
+
+    fn read_segment(&mut self, segment: &Segment) -> io::Result<Vec<Entry>> {
+        let path = segment.path(&self.shared.directory);
+        let mut scanner = match self.current.take() {
+            Some((first, scanner)) if first == segment.first => scanner,
+            _ => match Scanner::open(&path, segment.first) {
+                Ok(scanner) => scanner,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.missing(segment)),
+                Err(error) => return Err(error),
+            },
+        };
+        let from = self.next;
+        let mut entries = Vec::new();
+        let mut damages = Vec::new();
+        scanner.scan(segment.bytes, Some(segment.end()), |piece| match piece {
+            Piece::Record(header, body, bytes) if header.sequence >= from => {
+                let change = record::decode(&header, body).map_err(|why| Unreadable { why, bytes: bytes.to_vec() });
+                entries.push(Entry { sequence: header.sequence, count: 1, meta: Some(header.meta), bytes: bytes.len(), change });
+            }
+            Piece::Record(..) => {}
+            Piece::Damaged(damage) => damages.push(damage),
+        })?;
+        for mut damage in damages {
+            if !clip(&mut damage, from) {
+                continue;
+            }
+            // Its bytes first: if they cannot be read now, all this is read once more.
+            let bytes = files::read(scanner.file(), damage.offset, damage.offset + damage.length.min(MAX_LETTER))?;
+            self.shared.found_damage(segment.first, &damage);
+            if damage.count > 0 {
+                entries.push(self.damaged(segment.first, &damage, bytes));
+            }
+        }
+        entries.sort_by_key(|entry| entry.sequence);
+        self.next = from.max(scanner.expected);
+        self.current = Some((segment.first, scanner));
         Ok(entries)
     }
 
-    /// Passes over what is left of the segment that is being read: it is damaged.
-    pub(super) fn skip_segment(&mut self) {
-        let end = self.shared.state().segments.iter().map(super::files::Segment::end).find(|end| *end > self.next);
-        self.next = end.unwrap_or(self.next);
-        self.current = None;
+    fn damaged(&self, first: u64, damage: &Damage, bytes: Vec<u8>) -> Entry {
+        let Damage { sequence, count, meta, offset, length } = *damage;
+        let path = self.shared.path_of(first);
+        let name = path.as_deref().and_then(|path| path.file_name()).unwrap_or_default().display();
+        let why = format!("{count} damaged in the spool, from number {sequence} on: {length} bytes from byte {offset} of {name}");
+        Entry { sequence, count, meta, bytes: bytes.len(), change: Err(Unreadable { why, bytes }) }
     }
 
-    /// The segment of the next entry: its first sequence number, the one at the place where reading goes on, and
-    /// its length.
-    fn segment(&mut self) -> Option<(u64, u64, u64)> {
+    /// The file of a segment has disappeared while the spool is open.
+    fn missing(&mut self, segment: &Segment) -> Vec<Entry> {
+        // What is appended to a file that nobody can open is lost as well.
+        self.shared.state().begin_segment = true;
+        let (sequence, count) = (self.next, segment.end() - self.next);
+        let damage = Damage { sequence, count, meta: None, offset: 0, length: 0 };
+        self.shared.found_damage(segment.first, &damage);
+        self.next = segment.end();
+        vec![self.damaged(segment.first, &damage, Vec::new())]
+    }
+
+    /// The segment of the next entry.
+    fn segment(&mut self) -> Option<Segment> {
         let state = self.shared.state();
         let segment = state.segments.iter().find(|segment| segment.end() > self.next)?;
-        // Between two segments there may be a gap, where a damaged one ended early.
+        // Between two segments there may be a gap, where one is missing.
         self.next = self.next.max(segment.first);
-        let going_on = self.current.as_ref().is_some_and(|(first, ..)| *first == segment.first);
-        Some((segment.first, if going_on { self.next } else { segment.first }, segment.bytes))
+        Some(segment.clone())
     }
 }
