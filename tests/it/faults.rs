@@ -16,6 +16,8 @@ mod crashes;
 mod disk;
 mod poison;
 mod refusals;
+mod spool_damage;
+mod spool_parts;
 mod startup;
 
 /// A Redis that keeps what it has acknowledged.
