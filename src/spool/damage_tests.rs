@@ -385,9 +385,13 @@ async fn what_is_not_ours_in_the_directory_is_left_alone() {
     }
     let before = files(dir.path());
     let spool = open(dir.path());
+    assert_eq!(spool.status().events, 0);
     push(&spool, 0..1).await;
-    assert_eq!(drain(&spool), (vec![0], 0));
-    assert_eq!(files(dir.path()), before);
+    assert_eq!(waiting(&spool), [0]);
+    drop(spool);
+    assert_eq!(waiting(&open(dir.path())), [0]);
+    let after = files(dir.path());
+    assert!(before.iter().all(|name| after.contains(name)) && after.len() == before.len() + 1, "{after:?}");
 }
 
 #[tokio::test]
@@ -396,6 +400,47 @@ async fn a_disk_that_cannot_be_read_refuses_the_start_and_names_the_file() {
     std::fs::create_dir(dir.path().join("00000000000000000000.log")).expect("a directory in place of a file");
     let error = Spool::open(dir.path(), 1 << 20).expect_err("unreadable");
     assert!(error.to_string().contains("00000000000000000000.log"), "{error}");
+}
+
+/// The disk as a whole works. What was read says which records are in the bad blocks.
+#[tokio::test]
+async fn blocks_that_cannot_be_read_cost_what_is_in_them() {
+    const RECORDS: u64 = 300;
+    let (name, bytes, ends, _) = one_segment(RECORDS).await;
+    // From the middle of one block to the middle of another one: three blocks.
+    let bad = 10_000..17_000;
+    let (from, to) = (8192, 20_480);
+    let hit: Vec<u64> = (0..RECORDS)
+        .filter(|record| {
+            let at = usize::try_from(*record).expect("small");
+            ends[at] > from && at.checked_sub(1).map_or(0, |before| ends[before]) < to
+        })
+        .collect();
+    for is_late in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::write(dir.path().join(&name), &bytes).expect("written");
+        let set_bad = |range| super::files::BAD_BYTES.set(range);
+        let ((read, lost), counted) = counted(|| {
+            if !is_late {
+                set_bad(bad.clone());
+            }
+            let spool = open(dir.path());
+            set_bad(bad.clone());
+            {
+                let mut reader = spool.reader.lock().expect("the reader");
+                let reader = reader.as_mut().expect("the reader");
+                // They may be readable again.
+                assert!(super::files::is_bad_block(&reader.read().expect_err("unreadable")));
+                reader.patience = Duration::ZERO;
+            }
+            drain(&spool)
+        });
+        set_bad(0..0);
+        let expected: Vec<u64> = (0..RECORDS).filter(|action| !hit.contains(action)).collect();
+        assert!(read == expected, "late {is_late}: {read:?}");
+        assert_eq!((lost, counted), (hit.len() as u64, hit.len() as u64), "late {is_late}");
+        assert_eq!(std::fs::read(dir.path().join(name.replace(".log", ".damaged"))).expect("the evidence"), bytes);
+    }
 }
 
 /// The writer waits for the disk, here for a lock: those who give up leave bounded memory behind.
@@ -427,7 +472,11 @@ async fn changes_whose_senders_gave_up_do_not_pile_up_before_a_disk_that_hangs()
     release.send(()).expect("the thread");
     hanging.join().expect("the thread");
     spool.push(&change("lead", 2)).await.expect("kept");
-    assert_eq!(spool.queue_bytes.available_permits(), QUEUE_BYTES as usize);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while spool.queue_bytes.available_permits() < QUEUE_BYTES as usize {
+        assert!(Instant::now() < deadline, "{:?}", spool.queue_bytes);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     // But for what the writer had in its hands already.
     let kept = waiting(&spool);
     assert!(kept.ends_with(&[2]) && kept.len() <= 17, "what was given up is kept: {kept:?}");

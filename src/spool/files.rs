@@ -10,7 +10,7 @@
 //! for a while.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -22,6 +22,10 @@ use super::scan::{Damage, Piece, Scanner, Stop};
 
 /// Bytes of one slot of the cursor: two numbers and their check.
 const SLOT: usize = 24;
+/// What a disk reads or does not read as a whole.
+const BLOCK: u64 = 4096;
+/// The number of the error with which a disk says that it cannot read a block, in Linux and its relatives.
+const EIO: i32 = 5;
 /// Bytes of damaged segments that are kept when all in them is done, and how long. The newest is always kept so long.
 const EVIDENCE_BYTES: u64 = 64 << 20;
 const EVIDENCE_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -88,6 +92,13 @@ pub(super) struct Scan {
     pub(super) next: u64,
 }
 
+/// What is found in one segment.
+struct Found {
+    segment: Segment,
+    records: Vec<(u64, Meta)>,
+    damages: Vec<Damage>,
+}
+
 impl Directory {
     /// Opens it, or creates it.
     pub(super) fn open(path: &Path, max_bytes: u64) -> io::Result<Self> {
@@ -129,13 +140,17 @@ impl Directory {
             // Where a write failed there may be records that were refused, and whose numbers the next segment has.
             let next = names.get(at + 1).map(|(next, _)| *next);
             let path = segment_path(&self.path, first, marked);
-            let mut tell = |sequence, meta| {
+            let mut found = self.scan_segment(first, marked, next, false);
+            if found.as_ref().is_err_and(is_bad_block) && disk_works(&self.path) {
+                tracing::error!(segment = %path.display(), "blocks of a segment of the spool cannot be read: what is in them counts as damaged");
+                found = self.scan_segment(first, marked, next, true);
+            }
+            let Found { segment, records, mut damages } = found.map_err(|error| about(&path, &error))?;
+            for (sequence, meta) in records {
                 if sequence >= done {
                     tell(sequence, meta);
                 }
-            };
-            let found = self.scan_segment(first, marked, next, &mut tell).map_err(|error| about(&path, &error))?;
-            let (segment, mut damages) = found;
+            }
             end = end.max(Some(segment.end().max(done)));
             if segment.end() <= done || segment.count == 0 {
                 self.remove(&segment).map_err(|error| about(&path, &error))?;
@@ -169,21 +184,15 @@ impl Directory {
         Ok(found)
     }
 
-    fn scan_segment(
-        &self,
-        first: u64,
-        marked: bool,
-        next: Option<u64>,
-        tell: &mut dyn FnMut(u64, Meta),
-    ) -> io::Result<(Segment, Vec<Damage>)> {
+    fn scan_segment(&self, first: u64, marked: bool, next: Option<u64>, around_bad_blocks: bool) -> io::Result<Found> {
         let path = segment_path(&self.path, first, marked);
-        let mut scanner = Scanner::open(&path, first)?;
+        let mut scanner = Scanner::open(&path, first, around_bad_blocks)?;
         let length = scanner.file().metadata()?.len();
         let mut segment = Segment { first, count: 0, bytes: length, damaged: marked, marked };
-        let mut damages = Vec::new();
+        let (mut records, mut damages) = (Vec::new(), Vec::new());
         let stop = loop {
             let found = |piece: Piece<'_>| match piece {
-                Piece::Record(header, ..) => tell(header.sequence, header.meta),
+                Piece::Record(header, ..) => records.push((header.sequence, header.meta)),
                 Piece::Damaged(damage) => damages.push(damage),
             };
             match scanner.scan(length, next, found)? {
@@ -193,7 +202,7 @@ impl Directory {
         };
         segment.count = scanner.expected - first;
         let lost = self.known.written.saturating_sub(scanner.expected);
-        if stop == Stop::Tail && lost == 0 && is_torn(scanner.file(), scanner.at, length, scanner.expected)? {
+        if stop == Stop::Tail && lost == 0 && is_torn(&scanner, length)? {
             tracing::info!(segment = %path.display(), "the spool's last write was cut short by a crash, before it was acknowledged");
             segment.bytes = scanner.at;
             let file = OpenOptions::new().write(true).open(&path)?;
@@ -209,7 +218,7 @@ impl Directory {
         if let Some(missing) = damages.pop_if(|damage| damage.length == 0 && damage.offset >= length) {
             segment.count -= missing.count;
         }
-        Ok((segment, damages))
+        Ok(Found { segment, records, damages })
     }
 
     /// Begins a segment.
@@ -293,16 +302,17 @@ pub(super) fn clip(damage: &mut Damage, from: u64) -> bool {
 
 /// Whether what follows the last good record is a write that a crash cut short, and not damage: a record that the file
 /// is too short for, or bytes that never arrived. A record that was acknowledged had all its bytes in the file.
-fn is_torn(file: &File, from: u64, to: u64, sequence: u64) -> io::Result<bool> {
-    let header = record::header(&read(file, from, to.min(from + HEADER as u64))?);
+fn is_torn(scanner: &Scanner, to: u64) -> io::Result<bool> {
+    let from = scanner.at;
+    let header = record::header(&scanner.read(from, to.min(from + HEADER as u64))?);
     if let Some(header) = header {
-        return Ok(header.sequence == sequence && from + header.total() as u64 > to);
+        return Ok(header.sequence == scanner.expected && from + header.total() as u64 > to);
     }
     // The bytes before the zeros at the end: a part of a header, at most.
     let mut at = from;
     let mut content = 0;
     while at < to {
-        let chunk = read(file, at, to.min(at + (1 << 20)))?;
+        let chunk = scanner.read(at, to.min(at + (1 << 20)))?;
         let Some(last) = chunk.iter().rposition(|byte| *byte != 0).map(|last| at + last as u64 + 1 - from) else {
             at += (chunk.len() as u64).max(1);
             continue;
@@ -320,8 +330,54 @@ fn segment_path(directory: &Path, first: u64, marked: bool) -> PathBuf {
     directory.join(format!("{first:020}{}.log", if marked { ".damaged" } else { "" }))
 }
 
+/// The bytes of a file between two places, with zeros in place of the blocks that its disk cannot read.
+pub(super) fn read_around_bad_blocks(file: &File, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    match read(file, from, to) {
+        Err(error) if is_bad_block(&error) => {}
+        result => return result,
+    }
+    let to = to.min(file.metadata()?.len());
+    let mut bytes = Vec::new();
+    let mut at = from;
+    while at < to {
+        let end = to.min((at / BLOCK + 1) * BLOCK);
+        match read(file, at, end) {
+            Ok(block) if block.is_empty() => break,
+            Ok(block) => bytes.extend_from_slice(&block),
+            Err(error) if is_bad_block(&error) => bytes.resize(bytes.len() + usize::try_from(end - at).map_err(io::Error::other)?, 0),
+            Err(error) => return Err(error),
+        }
+        at = from + bytes.len() as u64;
+    }
+    Ok(bytes)
+}
+
+/// The disk answers, and cannot read this place.
+pub(super) fn is_bad_block(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(EIO)
+}
+
+/// Whether the disk of a directory takes what is written: then what it cannot read is bad for good, and waiting for it
+/// does not help.
+pub(super) fn disk_works(directory: &Path) -> bool {
+    let path = directory.join("probe");
+    let written = File::create(&path).and_then(|mut file| file.write_all(b"Can this disk be written?").and_then(|()| file.sync_all()));
+    let removed = std::fs::remove_file(path).and_then(|()| sync_directory(directory));
+    written.and(removed).is_ok()
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes of any file that cannot be read on this thread.
+    pub(super) static BAD_BYTES: std::cell::RefCell<std::ops::Range<u64>> = const { std::cell::RefCell::new(0..0) };
+}
+
 /// The bytes of a file between two places; fewer where it ends before.
 pub(super) fn read(file: &File, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    #[cfg(test)]
+    if BAD_BYTES.with_borrow(|bad| from < bad.end && bad.start < to) {
+        return Err(io::Error::from_raw_os_error(EIO));
+    }
     let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).map_err(io::Error::other)?];
     let mut length = 0;
     while length < bytes.len() {

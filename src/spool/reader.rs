@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::files::{self, Segment, clip};
@@ -11,6 +12,8 @@ use crate::lead::Change;
 
 /// Bytes of damaged records that go into a dead letter. The segment that is kept has them all.
 const MAX_LETTER: u64 = 1 << 20;
+/// How long blocks that cannot be read are tried again, before what is in them counts as damaged.
+const BAD_BLOCK_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A change that waits in the spool, or records that are damaged.
 #[derive(Debug)]
@@ -41,11 +44,14 @@ pub(super) struct Reader {
     current: Option<(u64, Scanner)>,
     /// The sequence number of the next entry.
     next: u64,
+    /// The segment that has blocks which cannot be read, and since when.
+    bad_blocks: Option<(u64, Instant)>,
+    pub(super) patience: Duration,
 }
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: u64) -> Self {
-        Self { shared, current: None, next: from }
+        Self { shared, current: None, next: from, bad_blocks: None, patience: BAD_BLOCK_PATIENCE }
     }
 
     /// Another one, at another place.
@@ -61,7 +67,7 @@ impl Reader {
     /// The next entries: none where all was read. Reads only what the writer has acknowledged.
     pub(super) fn read(&mut self) -> io::Result<Vec<Entry>> {
         while let Some(segment) = self.segment() {
-            let entries = self.read_segment(&segment)?;
+            let entries = self.read_segment(&segment, false).or_else(|error| self.read_around(&segment, error))?;
             if !entries.is_empty() {
                 return Ok(entries);
             }
@@ -69,11 +75,24 @@ impl Reader {
         Ok(Vec::new())
     }
 
-    fn read_segment(&mut self, segment: &Segment) -> io::Result<Vec<Entry>> {
+    /// A disk that is away for a moment is waited for. One that works but for some blocks has lost what is in them.
+    fn read_around(&mut self, segment: &Segment, error: io::Error) -> io::Result<Vec<Entry>> {
+        if !files::is_bad_block(&error) {
+            return Err(error);
+        }
+        let since = self.bad_blocks.filter(|(first, _)| *first == segment.first).map_or_else(Instant::now, |(_, since)| since);
+        self.bad_blocks = Some((segment.first, since));
+        if since.elapsed() < self.patience || !files::disk_works(&self.shared.directory) {
+            return Err(error);
+        }
+        self.read_segment(segment, true)
+    }
+
+    fn read_segment(&mut self, segment: &Segment, around_bad_blocks: bool) -> io::Result<Vec<Entry>> {
         let path = segment.path(&self.shared.directory);
         let mut scanner = match self.current.take() {
             Some((first, scanner)) if first == segment.first => scanner,
-            _ => match Scanner::open(&path, segment.first) {
+            _ => match Scanner::open(&path, segment.first, around_bad_blocks) {
                 Ok(scanner) => scanner,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(self.missing(segment)),
                 Err(error) => return Err(error),
@@ -95,7 +114,7 @@ impl Reader {
                 continue;
             }
             // Its bytes first: if they cannot be read now, all this is read once more.
-            let bytes = files::read(scanner.file(), damage.offset, damage.offset + damage.length.min(MAX_LETTER))?;
+            let bytes = scanner.read(damage.offset, damage.offset + damage.length.min(MAX_LETTER))?;
             self.shared.found_damage(segment.first, &damage);
             if damage.count > 0 {
                 entries.push(self.damaged(segment.first, &damage, bytes));

@@ -58,12 +58,19 @@ pub(super) struct Scanner {
     pub(super) expected: u64,
     /// How many bytes have to be read to get on.
     need: usize,
+    /// Blocks that the disk cannot read are damaged, and do not end the scan.
+    around_bad_blocks: bool,
 }
 
 impl Scanner {
     /// At the beginning of a segment.
-    pub(super) fn open(path: &Path, first: u64) -> io::Result<Self> {
-        Ok(Self { file: File::open(path)?, at: 0, expected: first, need: CHUNK })
+    pub(super) fn open(path: &Path, first: u64, around_bad_blocks: bool) -> io::Result<Self> {
+        Ok(Self { file: File::open(path)?, at: 0, expected: first, need: CHUNK, around_bad_blocks })
+    }
+
+    /// The bytes between two places; fewer where the file ends before.
+    pub(super) fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        if self.around_bad_blocks { files::read_around_bad_blocks(&self.file, from, to) } else { files::read(&self.file, from, to) }
     }
 
     pub(super) const fn file(&self) -> &File {
@@ -74,7 +81,7 @@ impl Scanner {
     /// known: records from there on do not belong to it, and whatever is missing before that is damage.
     pub(super) fn scan(&mut self, end: u64, until: Option<u64>, mut found: impl FnMut(Piece<'_>)) -> io::Result<Stop> {
         let limit = until.unwrap_or(u64::MAX);
-        let chunk = files::read(&self.file, self.at, end.min(self.at + self.need as u64))?;
+        let chunk = self.read(self.at, end.min(self.at + self.need as u64))?;
         // The file may be shorter than it was.
         let is_last = self.at + chunk.len() as u64 >= end || chunk.len() < self.need;
         self.need = CHUNK;
@@ -178,7 +185,7 @@ impl Scanner {
     /// The next good header from a byte on.
     fn find(&self, mut from: u64, end: u64) -> io::Result<Option<(u64, Header)>> {
         loop {
-            let chunk = files::read(&self.file, from, end.min(from + CHUNK as u64))?;
+            let chunk = self.read(from, end.min(from + CHUNK as u64))?;
             if let Some((at, header)) = record::find_header(&chunk, 0, self.expected) {
                 return Ok(Some((from + at as u64, header)));
             }

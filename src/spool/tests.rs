@@ -60,7 +60,7 @@ pub(super) fn drain(spool: &Spool) -> (Vec<u64>, u64) {
     let commands = spool.commands.as_ref().expect("a writer");
     commands.try_send(Command::Done(read)).unwrap_or_else(|_| panic!("the writer has stopped"));
     let deadline = Instant::now() + Duration::from_secs(10);
-    while spool.status().bytes > 0 {
+    while spool.status().bytes > 0 || !segments(&spool.shared.directory).is_empty() {
         assert!(Instant::now() < deadline, "segments are not removed: {:?}", spool.shared.state());
         std::thread::sleep(Duration::from_micros(100));
     }
