@@ -84,10 +84,10 @@ async fn assert_only_these_are_lost(server: &Server, dir: &Path, lead_id: &str, 
     let retried = dead_letters(server, &["retry", "--all"]);
     assert!(String::from_utf8_lossy(&retried.stdout).contains(&format!("{} refused", lost.len())), "{retried:?}");
 
+    eventually("the segment is done", async || files(dir, ".log").is_empty().then_some(())).await;
     let kept = files(dir, ".damaged");
     let [evidence] = &kept[..] else { panic!("not one file is kept: {kept:?}") };
     assert!(std::fs::read(evidence).expect("the evidence") == segment, "what is kept is not what was there");
-    assert!(files(dir, ".log").is_empty(), "{:?}", files(dir, ".log"));
     let logs = server.logs();
     let told: Vec<_> = logs.lines().filter(|line| line.contains("a segment of the spool is damaged")).collect();
     assert_eq!(told.len(), lost.len(), "{logs}");
