@@ -29,8 +29,6 @@ pub struct Breaker {
     /// How many servers are not asked.
     open: AtomicUsize,
     opened: Notify,
-    /// A server that failed works again.
-    pub(super) closed: Notify,
 }
 
 impl std::fmt::Debug for Breaker {
@@ -61,7 +59,6 @@ impl Breaker {
             servers: RwLock::default(),
             open: AtomicUsize::new(0),
             opened: Notify::new(),
-            closed: Notify::new(),
         }
     }
 
@@ -95,7 +92,6 @@ impl Breaker {
     fn close(&self) {
         self.open.fetch_sub(1, Ordering::Relaxed);
         tracing::info!("the store takes events again");
-        self.closed.notify_waiters();
     }
 
     /// Whether no server is asked.

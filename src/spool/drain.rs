@@ -177,6 +177,8 @@ impl Drainer {
                 self.breaker.succeeded(partition);
                 self.put_aside(Undeliverable::Change(change, &error), received).await
             }
+            // The lead is busy; its server is well.
+            Err(StoreError::Contended) => Fate::Later,
             Err(error) => {
                 tracing::debug!(%error, "a spooled event waits on");
                 self.breaker.failed(partition);
