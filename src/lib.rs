@@ -21,6 +21,8 @@
 //!   watchers.
 //! - [`spool`]: events on disk while a Redis is away, and what applies them when it is back; the circuit breaker.
 //! - [`dead_letters`]: events that were refused, and changes that can never be applied, to be tried again.
+//! - `database`: the redb files of the embedded store and of the dead letters: created whole, opened again after a failure of
+//!   the disk. `durable`: names that survive a power cut.
 //! - [`intake`]: an event's way in, whoever brings it: store, spool or dead letter. [`alarm`]: what operators must know.
 //!
 //! The edges turn this into protocols:
@@ -34,10 +36,11 @@
 //! happened, to try it with). `fuzzing` has what must hold of any bytes from outside; only tests and the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
-//! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `api`, `alarm` and `auth` import none of
-//! these; `listener` imports only `auth`, `config` only `listener`; `telemetry` only `config`, and the names in `alarm` and
-//! `event` that are labels; `cli` only `api` and `config`, and what it needs to send events: `event` and `fold` to check
-//! them, `simulation` to make them, `serve` and `telemetry` for the demo.
+//! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `durable` ← `database` ← `store`,
+//! `dead_letters`. `api`, `alarm` and `auth` import none of these; `listener` imports only `auth`, `config` only `listener`;
+//! `telemetry` only `config`, and the names in `alarm` and `event` that are labels; `cli` only `api`, `config` and `durable`,
+//! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` and `telemetry`
+//! for the demo.
 
 pub mod admin;
 pub mod alarm;
@@ -46,7 +49,9 @@ pub mod auth;
 pub mod board;
 pub mod cli;
 pub mod config;
+mod database;
 pub mod dead_letters;
+mod durable;
 pub mod event;
 pub mod fold;
 #[cfg(any(test, fuzzing))]

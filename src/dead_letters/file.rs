@@ -1,58 +1,62 @@
 //! The file of dead letters: redb, written by one thread, so that events that are refused together share an fsync.
 
-use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
 use std::time::Duration;
 
-use redb::{Builder, Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Letter, Limits};
+use crate::database::{DatabaseFile, End, Failed, Layout, META};
 use crate::time::Timestamp;
 
 const LETTERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("letters");
 const PAYLOADS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("payloads");
 /// Letters by what an event that comes again is known by.
 const CONTENTS: TableDefinition<'static, &str, u64> = TableDefinition::new("contents");
-const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
-const FORMAT_KEY: &str = "format";
-/// The layout of the tables. A file that says another number is left alone.
-const FORMAT: u64 = 1;
+const LAYOUT: Layout = Layout {
+    format: 1,
+    cache_bytes: 8 << 20,
+    tables: |transaction| {
+        Tables::open(transaction)?;
+        Ok(())
+    },
+};
 /// The id of the next letter.
 const NEXT_KEY: &str = "next";
 /// Bytes of the payloads together.
 const BYTES_KEY: &str = "bytes";
-const CACHE_BYTES: usize = 8 << 20;
 /// How many commands go into one transaction at most.
 const MAX_BATCH: usize = 128;
 /// How often letters that are too old are looked for.
 const EXPIRE: Duration = Duration::from_secs(600);
 
 /// What the writer is asked to do.
-pub(super) enum Command {
-    Keep { letter: Box<Letter>, payload: Vec<u8>, answer: oneshot::Sender<io::Result<()>> },
-    Remove { ids: Vec<u64>, answer: oneshot::Sender<io::Result<Vec<bool>>> },
-    Refused { id: u64, field: String, error: String, answer: oneshot::Sender<io::Result<()>> },
+pub(super) struct Command {
+    pub(super) task: Task,
+    pub(super) answer: oneshot::Sender<io::Result<Done>>,
 }
 
-/// What is told when a batch is on disk.
-type Answer = Box<dyn FnOnce(Option<&io::Error>)>;
+pub(super) enum Task {
+    Keep { letter: Box<Letter>, payload: Vec<u8> },
+    Remove { ids: Vec<u64> },
+    Refused { id: u64, field: String, error: String },
+}
+
+/// What came of it: of each letter that was to be removed, whether it was there.
+pub(super) type Done = Vec<bool>;
 
 #[derive(Debug)]
 pub(super) struct DeadLetterFile {
-    path: PathBuf,
     limits: Limits,
-    /// redb gives up a database whose disk failed once: it is opened anew then.
-    database: Mutex<Option<Arc<Database>>>,
+    file: DatabaseFile,
 }
 
 impl DeadLetterFile {
     pub(super) fn open(path: &Path, limits: Limits) -> io::Result<Self> {
-        let file = Self { path: path.to_owned(), limits, database: Mutex::new(Some(Arc::new(open(path)?))) };
-        file.transact(|tables| tables.expire(limits))?;
+        let file = Self { limits, file: DatabaseFile::open(path, LAYOUT)? };
+        file.transact(|tables| tables.expire(limits)).map_err(|failed| failed.error)?;
         Ok(file)
     }
 
@@ -65,69 +69,53 @@ impl DeadLetterFile {
             if expire {
                 expired = std::time::Instant::now();
             }
-            let (mut answers, mut reasons) = (Vec::new(), Vec::new());
-            let commands = std::mem::take(&mut batch);
-            let done = self.transact(|tables| {
-                if expire {
-                    tables.expire(self.limits)?;
-                }
-                for command in commands {
-                    // The answer first: where the command fails it is told like the others.
-                    self.execute(tables, command, &mut answers, &mut reasons)?;
-                }
-                Ok(())
-            });
-            if let Err(error) = &done {
-                tracing::error!(%error, "dead letters cannot be written");
-            } else {
-                for reason in reasons {
-                    metrics::counter!("leadfold_dead_letters_total", "reason" => reason).increment(1);
+            // Whoever was not willing to wait any longer was told that it was not done.
+            batch.retain(|command| !command.answer.is_closed());
+            self.work(std::mem::take(&mut batch), expire);
+            // For those who read.
+            let _ = self.file.recover();
+        }
+    }
+
+    fn work(&self, batch: Vec<Command>, expire: bool) {
+        if batch.is_empty() {
+            return;
+        }
+        match self.execute(&batch, expire) {
+            Ok(answers) => batch.into_iter().zip(answers).for_each(|(command, done)| drop(command.answer.send(Ok(done)))),
+            // One of them touches what is damaged. It must not cost the others anything.
+            Err(failed) if failed.is_about_content && (batch.len() > 1 || expire) => {
+                for command in batch {
+                    let _ = self.file.recover();
+                    self.work(vec![command], false);
                 }
             }
-            for answer in answers {
-                answer(done.as_ref().err());
+            Err(failed) => {
+                let error = || io::Error::new(failed.error.kind(), failed.error.to_string());
+                batch.into_iter().for_each(|command| drop(command.answer.send(Err(error()))));
             }
         }
     }
 
-    fn execute(
-        &self,
-        tables: &mut Tables<'_>,
-        command: Command,
-        answers: &mut Vec<Answer>,
-        reasons: &mut Vec<String>,
-    ) -> Result<(), redb::Error> {
-        fn answering<T: 'static>(answer: oneshot::Sender<io::Result<T>>, done: T) -> Answer {
-            // Whoever asked may have gone.
-            Box::new(move |error| drop(answer.send(error.map_or(Ok(done), |error| Err(io::Error::new(error.kind(), error.to_string()))))))
-        }
-        match command {
-            Command::Keep { letter, payload, answer } => {
-                answers.push(answering(answer, ()));
-                reasons.push(letter.reason.clone());
-                tables.keep(*letter, &payload, self.limits)
+    /// Does all of it and commits it. An error: nothing of it is kept.
+    fn execute(&self, batch: &[Command], expire: bool) -> Result<Vec<Done>, Failed<io::Error>> {
+        let answers = self.transact(|tables| {
+            if expire {
+                tables.expire(self.limits)?;
             }
-            Command::Remove { ids, answer } => {
-                let removed = ids.iter().map(|id| tables.remove(*id)).collect::<Result<Vec<_>, _>>();
-                let (removed, failed) = match removed {
-                    Ok(removed) => (removed, Ok(())),
-                    Err(error) => (Vec::new(), Err(error)),
-                };
-                answers.push(answering(answer, removed));
-                failed
-            }
-            Command::Refused { id, field, error, answer } => {
-                answers.push(answering(answer, ()));
-                let Some(mut letter) = tables.letter(id)? else { return Ok(()) };
-                (letter.field, letter.error) = (field, error);
-                tables.write(&letter)
+            batch.iter().map(|command| tables.execute(&command.task, self.limits)).collect::<Result<Vec<_>, _>>()
+        })?;
+        for command in batch {
+            if let Task::Keep { letter, .. } = &command.task {
+                metrics::counter!("leadfold_dead_letters_total", "reason" => letter.reason.clone()).increment(1);
             }
         }
+        Ok(answers)
     }
 
     pub(super) fn list(&self, below: Option<u64>, limit: usize, payloads: bool) -> io::Result<Vec<(Letter, Vec<u8>)>> {
-        let database = self.database()?;
-        let read = || -> Result<_, redb::Error> {
+        self.file.recover()?;
+        self.read(|database| {
             let transaction = database.begin_read()?;
             let (letters, contents) = (transaction.open_table(LETTERS)?, transaction.open_table(PAYLOADS)?);
             let mut listed = Vec::new();
@@ -144,8 +132,7 @@ impl DeadLetterFile {
                 }
             }
             Ok(listed)
-        };
-        read().map_err(trouble)
+        })
     }
 
     pub(super) fn get(&self, id: u64) -> io::Result<Option<(Letter, Vec<u8>)>> {
@@ -157,30 +144,22 @@ impl DeadLetterFile {
         is_expired(letter, self.limits.age)
     }
 
-    /// Does something wholly or not at all, and on disk.
-    fn transact<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>) -> io::Result<T> {
-        let database = self.database()?;
-        let done = (|| -> Result<T, redb::Error> {
-            let transaction = database.begin_write()?;
-            let mut tables = Tables::open(&transaction)?;
-            let done = work(&mut tables)?;
-            metrics::gauge!("leadfold_dead_letters").set(tables.letters.len()? as f64);
-            drop(tables);
-            transaction.commit()?;
-            Ok(done)
-        })();
-        done.map_err(|error| {
-            *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
-            trouble(error)
-        })
+    fn read<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T, redb::Error>) -> io::Result<T> {
+        self.file.read(|database| work(database).map_err(|error| self.file.failure(error).into()))
     }
 
-    fn database(&self) -> io::Result<Arc<Database>> {
-        let mut database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(database) = &*database {
-            return Ok(Arc::clone(database));
-        }
-        Ok(Arc::clone(database.insert(Arc::new(open(&self.path)?))))
+    /// Does something wholly or not at all, and on disk.
+    fn transact<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>) -> Result<T, Failed<io::Error>> {
+        let work = |transaction: &redb::WriteTransaction| -> Result<T, redb::Error> {
+            let mut tables = Tables::open(transaction)?;
+            let done = work(&mut tables)?;
+            metrics::gauge!("leadfold_dead_letters").set(tables.letters.len()? as f64);
+            Ok(done)
+        };
+        self.file.transact(|transaction| match work(transaction) {
+            Ok(done) => Ok((done, End::Commit)),
+            Err(error) => Err(self.file.failure(error).into()),
+        })
     }
 }
 
@@ -193,13 +172,29 @@ struct Tables<'t> {
 }
 
 impl<'t> Tables<'t> {
-    fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, redb::Error> {
+    fn open(transaction: &'t redb::WriteTransaction) -> Result<Self, redb::TableError> {
         Ok(Self {
             letters: transaction.open_table(LETTERS)?,
             payloads: transaction.open_table(PAYLOADS)?,
             contents: transaction.open_table(CONTENTS)?,
             meta: transaction.open_table(META)?,
         })
+    }
+
+    fn execute(&mut self, task: &Task, limits: Limits) -> Result<Done, redb::Error> {
+        match task {
+            Task::Keep { letter, payload } => {
+                self.keep((**letter).clone(), payload, limits)?;
+                Ok(Vec::new())
+            }
+            Task::Remove { ids } => ids.iter().map(|id| self.remove(*id)).collect(),
+            Task::Refused { id, field, error } => {
+                if let Some(letter) = self.letter(*id)? {
+                    self.write(&Letter { field: field.clone(), error: error.clone(), ..letter })?;
+                }
+                Ok(Vec::new())
+            }
+        }
     }
 
     fn number(&self, key: &str) -> Result<u64, redb::Error> {
@@ -285,39 +280,4 @@ fn is_expired(letter: &Letter, age: Duration) -> bool {
 /// What is damaged is shown as an empty letter, which can be dropped.
 fn decode(id: u64, bytes: &[u8]) -> Letter {
     Letter { id, ..serde_json::from_slice(bytes).unwrap_or_default() }
-}
-
-fn open(path: &Path) -> io::Result<Database> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory)?;
-    }
-    // Redacted, but still about people: for nobody else on this machine.
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let create = || Builder::new().set_cache_size(CACHE_BYTES).create(path);
-    // redb trusts a file that was closed well and may panic where it was damaged since.
-    let created = std::panic::catch_unwind(create).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is damaged"))?;
-    let database = created.map_err(|error| trouble(error.into()))?;
-    let format = (|| -> Result<u64, redb::Error> {
-        let transaction = database.begin_write()?;
-        let mut tables = Tables::open(&transaction)?;
-        let found = tables.number(FORMAT_KEY)?;
-        if found == 0 {
-            tables.meta.insert(FORMAT_KEY, FORMAT)?;
-        }
-        drop(tables);
-        transaction.commit()?;
-        Ok(if found == 0 { FORMAT } else { found })
-    })();
-    match format.map_err(trouble)? {
-        FORMAT => Ok(database),
-        other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("it is of format {other}, and this program knows {FORMAT}"))),
-    }
-}
-
-fn trouble(error: redb::Error) -> io::Error {
-    match error {
-        redb::Error::Io(error) => error,
-        redb::Error::DatabaseAlreadyOpen => io::Error::new(io::ErrorKind::ResourceBusy, "another process uses it"),
-        error => io::Error::other(error.to_string()),
-    }
 }

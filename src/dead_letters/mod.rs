@@ -10,10 +10,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::file::{Command, DeadLetterFile};
+use self::file::{Command, DeadLetterFile, Done, Task};
+use crate::database::end_of;
 use crate::event::Refusal;
 use crate::fold::Receipt;
 use crate::lead::Change;
@@ -29,6 +31,10 @@ mod tests;
 const QUEUE: usize = 256;
 /// How long a letter may take to be kept: the webhook answers within 3 s.
 const KEEP_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many reads may wait for the disk at once, each with a thread of its own.
+const MAX_WAITING_READS: usize = 16;
 /// Bytes of what is told in words.
 const MAX_WORDS: usize = 1024;
 
@@ -158,16 +164,14 @@ pub struct DeadLetters {
     /// `None` only while the letters are dropped.
     commands: Option<mpsc::Sender<Command>>,
     writer: Option<std::thread::JoinHandle<()>>,
+    waiting_reads: std::sync::Arc<Semaphore>,
 }
 
 impl Drop for DeadLetters {
     /// What was accepted is written before the file is let go.
     fn drop(&mut self) {
         self.commands = None;
-        if let Some(writer) = self.writer.take() {
-            // It panicked: its callers know already.
-            let _ = writer.join();
-        }
+        self.writer.take().into_iter().for_each(end_of);
     }
 }
 
@@ -181,7 +185,8 @@ impl DeadLetters {
         let (commands, queue) = mpsc::channel(QUEUE);
         let writer = std::sync::Arc::clone(&file);
         let writer = std::thread::Builder::new().name("leadfold-letters".to_owned()).spawn(move || writer.run(queue))?;
-        Ok(Self { file, keep_raw: limits.keep_raw, commands: Some(commands), writer: Some(writer) })
+        let waiting_reads = std::sync::Arc::new(Semaphore::new(MAX_WAITING_READS));
+        Ok(Self { file, keep_raw: limits.keep_raw, commands: Some(commands), writer: Some(writer), waiting_reads })
     }
 
     /// Keeps an event that was refused, as the sender wrote it but for what is never stored.
@@ -253,7 +258,7 @@ impl DeadLetters {
     }
 
     async fn keep(&self, letter: Letter, payload: Vec<u8>) -> io::Result<()> {
-        self.command(|answer| Command::Keep { letter: Box::new(letter), payload, answer }).await
+        self.command(Task::Keep { letter: Box::new(letter), payload }).await.map(drop)
     }
 
     /// At most `limit` letters below an id, newest first, with their payloads if they are wanted.
@@ -277,7 +282,7 @@ impl DeadLetters {
     /// # Errors
     /// Nothing was removed: the disk is full or broken.
     pub async fn remove(&self, ids: Vec<u64>) -> io::Result<Vec<bool>> {
-        self.command(|answer| Command::Remove { ids, answer }).await
+        self.command(Task::Remove { ids }).await
     }
 
     /// A letter was tried again, and refused again: for this reason now.
@@ -286,22 +291,33 @@ impl DeadLetters {
     /// Nothing was changed: the disk is full or broken.
     pub async fn refused_again(&self, id: u64, field: &str, error: &str) -> io::Result<()> {
         let (field, error) = (cut(field), cut(error));
-        self.command(|answer| Command::Refused { id, field, error, answer }).await
+        self.command(Task::Refused { id, field, error }).await.map(drop)
     }
 
     async fn read<T: Send + 'static>(&self, read: impl FnOnce(&DeadLetterFile) -> io::Result<T> + Send + 'static) -> io::Result<T> {
         let file = std::sync::Arc::clone(&self.file);
-        tokio::task::spawn_blocking(move || read(&file)).await.map_err(io::Error::other)?
+        let done = async {
+            let permit = std::sync::Arc::clone(&self.waiting_reads).acquire_owned().await;
+            let done = tokio::task::spawn_blocking(move || {
+                // A read that its caller has given up goes on, and counts.
+                let _permit = permit;
+                read(&file)
+            });
+            done.await.map_err(io::Error::other)?
+        };
+        timeout(READ_TIMEOUT, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 
-    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<io::Result<T>>) -> Command) -> io::Result<T> {
+    /// What has not begun when the time is over is not done.
+    async fn command(&self, task: Task) -> io::Result<Done> {
         let stopped = || io::Error::other("the writer of dead letters has stopped");
         let (answer, answered) = oneshot::channel();
         let done = async {
-            self.commands.as_ref().ok_or_else(stopped)?.send(command(answer)).await.map_err(|_| stopped())?;
+            let commands = self.commands.as_ref().ok_or_else(stopped)?;
+            commands.send(Command { task, answer }).await.map_err(|_| stopped())?;
             answered.await.map_err(|_| stopped())?
         };
-        tokio::time::timeout(KEEP_TIMEOUT, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(KEEP_TIMEOUT, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
 use super::reader::Place;
+use crate::durable::{directory_of, sync_directory};
 
 /// The records that are under way, and the last one before which all are done.
 #[derive(Debug, Default)]
@@ -87,12 +88,14 @@ impl ResumeFile {
     pub(super) fn save(&self, files: &[PathBuf], done: Place) -> anyhow::Result<()> {
         let file = files.get(done.file).map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
         let write = || {
-            let directory = self.0.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory = directory_of(&self.0);
             let mut new = tempfile::NamedTempFile::new_in(directory)?;
             serde_json::to_writer(&mut new, &Kept { file, records: done.record })?;
             new.write_all(b"\n")?;
+            // Otherwise a power cut could leave the name without the content.
+            new.as_file().sync_all()?;
             new.persist(&self.0)?;
-            Ok::<_, std::io::Error>(())
+            sync_directory(directory)
         };
         write().with_context(|| format!("--resume-file {} cannot be written", self.0.display()))
     }

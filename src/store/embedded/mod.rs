@@ -9,43 +9,69 @@ mod tables;
 mod tests;
 mod writer;
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use redb::{Builder, Database, DatabaseError, ReadableTable, StorageError};
-use tokio::sync::{broadcast, mpsc, oneshot};
+use redb::Database;
+use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
+use tokio::time::timeout;
 
-use self::tables::{META, Tables};
-use self::writer::{Command, Writer};
+use self::tables::Tables;
+use self::writer::{Command, Done, Progress, Task, Writer};
 use super::{ActivityPlace, Condition, FeedEvent, FeedReceiver, ListQuery, Outcome, Place, Read, Store, StoreError};
+use crate::database::{DatabaseFile, FileError, Kind, Layout, Unusable, end_of};
 use crate::lead::{Activity, Change};
 use crate::time::{Clock, Timestamp};
 
-const FORMAT_KEY: &str = "format";
-/// The layout of the tables. A file that says another number is left alone.
-const FORMAT: u64 = 1;
-/// How much of the file is kept in memory; the operating system keeps more of it.
-const CACHE_BYTES: usize = 256 << 20;
+const LAYOUT: Layout = Layout {
+    format: 1,
+    cache_bytes: 256 << 20,
+    tables: |transaction| {
+        Tables::open(transaction)?;
+        Ok(())
+    },
+};
 /// How many commands may wait for the writer before their callers do.
 const QUEUE: usize = 1024;
 /// How many changes a feed may be behind before it tells a gap.
 const FEED_BACKLOG: usize = 16_384;
 /// How many events wait for their listener.
 const FEED_QUEUE: usize = 1024;
+/// How long the disk may take over a change. There may be a dead letter to keep after it, and a sender has its answer
+/// within 3 s.
+const WRITE_TIMEOUT: Duration = Duration::from_millis(1200);
+/// How long a read may take.
+const READ_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many reads may wait for the disk at once, each with a thread of its own.
+const MAX_WAITING_READS: usize = 64;
+/// A commit that takes longer puts the disk in doubt.
+const SLOW: Duration = Duration::from_millis(250);
+/// A commit that takes longer is a failure of the disk.
+const STUCK: Duration = Duration::from_secs(1);
+/// How long it is believed without another look that changes can be written.
+const BELIEVED: Duration = Duration::from_secs(30);
+/// How often it is tried at most when they cannot.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long that may take: those who ask wait for a second.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+/// What to do about a file that is damaged.
+const DAMAGED: &str = "nobody is served until that is done";
 
 /// Keeps leads in a file.
 #[derive(Debug)]
 pub struct EmbeddedStore {
-    database: Arc<Database>,
+    file: Arc<DatabaseFile>,
     /// `None` only while the store is dropped.
     commands: Option<mpsc::Sender<Command>>,
     feed: broadcast::Sender<FeedEvent>,
     writer: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
+    /// Held while it is tried whether changes can be written.
+    probing: Mutex<()>,
+    waiting_reads: Arc<Semaphore>,
     clock: Clock,
 }
 
@@ -56,36 +82,54 @@ impl EmbeddedStore {
     /// # Errors
     /// Another process has it open, it is no database of leadfold's, it is damaged, or it cannot be reached.
     pub fn open(path: &Path, max_history: usize) -> Result<Self, StoreError> {
-        if let Some(directory) = path.parent() {
-            std::fs::create_dir_all(directory).map_err(|error| StoreError::Unavailable(format!("{}: {error}", directory.display())))?;
-        }
-        // It is about people: for nobody else on this machine.
-        let created = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-        created.map_err(|error| StoreError::Unavailable(format!("{}: {error}", path.display())))?;
-        // redb trusts a file that was closed well and may panic where it was damaged since.
-        let database = catch_unwind(AssertUnwindSafe(|| open(path))).unwrap_or_else(|_| Err(damaged(path, "it makes no sense")))?;
-        let database = Arc::new(database);
+        let file = DatabaseFile::open(path, LAYOUT).map_err(|unusable| match unusable.kind {
+            Kind::Damaged => StoreError::Corrupt(unusable.words),
+            _ => unusable.into(),
+        })?;
+        let file = Arc::new(file);
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (feed, _) = broadcast::channel(FEED_BACKLOG);
         let max_history = u64::try_from(max_history).unwrap_or(u64::MAX).clamp(1, u64::MAX / 2);
-        let writer = Writer { database: Arc::clone(&database), commands: receiver, feed: feed.clone(), max_history };
+        let progress = Arc::new(Progress::begin());
+        let writer =
+            Writer { file: Arc::clone(&file), commands: receiver, feed: feed.clone(), max_history, progress: Arc::clone(&progress) };
         let thread = std::thread::Builder::new().name("leadfold-writer".to_owned()).spawn(|| writer.run());
         let thread = thread.map_err(|error| StoreError::Unavailable(format!("no thread to write with: {error}")))?;
-        Ok(Self { database, commands: Some(commands), feed, writer: Some(thread), clock: Clock::local() })
+        Ok(Self {
+            file,
+            commands: Some(commands),
+            feed,
+            writer: Some(thread),
+            progress,
+            probing: Mutex::default(),
+            waiting_reads: Arc::new(Semaphore::new(MAX_WAITING_READS)),
+            clock: Clock::local(),
+        })
     }
 
-    /// Has the writer do something and waits for its answer.
-    async fn command<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Command) -> Result<T, StoreError> {
+    /// Has the writer do something and waits for its answer. What has not begun when the time is over is not done.
+    async fn command(&self, task: Task, within: Duration) -> Result<Done, StoreError> {
         let stopped = || StoreError::Unavailable("the writer has stopped".to_owned());
         let (answer, answered) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or_else(stopped)?;
-        commands.send(command(answer)).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
+        let done = async {
+            let commands = self.commands.as_ref().ok_or_else(stopped)?;
+            commands.send(Command { task, answer }).await.map_err(|_| stopped())?;
+            answered.await.map_err(|_| stopped())?
+        };
+        let late = |_| Err(StoreError::Unavailable("the disk did not answer in time".to_owned()));
+        timeout(within, done).await.unwrap_or_else(late)
     }
 
     async fn delete_at(&self, lead_id: &str, now: Timestamp) -> Result<bool, StoreError> {
-        let lead_id = lead_id.to_owned();
-        self.command(|answer| Command::Delete { lead_id, now, answer }).await
+        match self.command(Task::Delete { lead_id: lead_id.to_owned(), now }, WRITE_TIMEOUT).await? {
+            Done::Deleted(existed) => Ok(existed),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Whether a read could wait for the disk for long.
+    fn is_slow(&self) -> bool {
+        self.progress.busy_for().is_some_and(|busy| busy > SLOW)
     }
 
     /// Runs a read that may be long away from the tasks that must not wait.
@@ -93,41 +137,68 @@ impl EmbeddedStore {
         &self,
         read: impl FnOnce(&Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
-        let done = tokio::task::spawn_blocking(move || read(&database)).await;
-        done.map_err(|error| StoreError::Unavailable(format!("a read did not end: {error}")))?
+        let file = Arc::clone(&self.file);
+        let done = async {
+            let permit = Arc::clone(&self.waiting_reads).acquire_owned().await;
+            let done = tokio::task::spawn_blocking(move || {
+                // A read that its caller has given up goes on, and counts.
+                let _permit = permit;
+                file.read(read)
+            });
+            done.await.map_err(|error| StoreError::Unavailable(format!("a read did not end: {error}")))?
+        };
+        let late = |_| Err(StoreError::Unavailable("the disk did not answer a read in time".to_owned()));
+        timeout(READ_TIMEOUT, done).await.unwrap_or_else(late)
     }
+}
+
+fn unexpected(done: &Done) -> StoreError {
+    StoreError::Unavailable(format!("the writer answered something else: {done:?}"))
 }
 
 impl Drop for EmbeddedStore {
     /// What was accepted is written before the file is let go.
     fn drop(&mut self) {
         self.commands = None;
-        if let Some(writer) = self.writer.take() {
-            // It panicked: its callers know already.
-            let _ = writer.join();
-        }
+        self.writer.take().into_iter().for_each(end_of);
     }
 }
 
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn apply(&self, change: Change) -> Result<Outcome, StoreError> {
-        self.command(|answer| Command::Apply { change: Box::new(change), answer }).await
+        match self.command(Task::Apply(Box::new(change)), WRITE_TIMEOUT).await? {
+            Done::Applied(outcome) => Ok(outcome),
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// On the caller's own thread: a few look-ups in pages that are mostly in memory take less than a change of
-    /// threads, and redb holds no lock over its fsyncs that a read would wait for.
+    /// threads, and redb holds no lock over its fsyncs that a read would wait for. Not while the disk is in doubt: then
+    /// one read from it could take a thread away from everybody.
     async fn read(&self, lead_id: &str, since: Option<u64>) -> Result<Option<Read>, StoreError> {
-        reader::read(&self.database, lead_id, since)
+        if self.is_slow() {
+            let lead_id = lead_id.to_owned();
+            return self.walk(move |database| reader::read(database, &lead_id, since)).await;
+        }
+        self.file.read(|database| reader::read(database, lead_id, since))
     }
 
     async fn version(&self, lead_id: &str) -> Result<Option<u64>, StoreError> {
-        reader::version(&self.database, lead_id)
+        if self.is_slow() {
+            let lead_id = lead_id.to_owned();
+            return self.walk(move |database| reader::version(database, &lead_id)).await;
+        }
+        self.file.read(|database| reader::version(database, lead_id))
     }
 
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError> {
-        reader::is_deleted(&self.database, lead_id, Timestamp::now())
+        let now = Timestamp::now();
+        if self.is_slow() {
+            let lead_id = lead_id.to_owned();
+            return self.walk(move |database| reader::is_deleted(database, &lead_id, now)).await;
+        }
+        self.file.read(|database| reader::is_deleted(database, lead_id, now))
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Place>, StoreError> {
@@ -152,13 +223,12 @@ impl Store for EmbeddedStore {
     }
 
     async fn check(&self) -> Condition {
-        let check = || {
-            if self.commands.as_ref().is_none_or(mpsc::Sender::is_closed) {
-                return Err(StoreError::Unavailable("the writer has stopped".to_owned()));
-            }
-            reader::check(&self.database)
-        };
-        Condition::of_one(self.name(), check())
+        let read = if self.is_slow() { self.walk(reader::check).await } else { self.file.read(reader::check) };
+        Condition::of_one(self.name(), read)
+    }
+
+    async fn check_writes(&self) -> Condition {
+        Condition::of_one(self.name(), self.probe_writes().await)
     }
 
     fn clock(&self) -> &Clock {
@@ -170,47 +240,56 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// Opens the file and sees to it that all tables are there.
-fn open(path: &Path) -> Result<Database, StoreError> {
-    let shown = path.display();
-    let database = Builder::new().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
-            StoreError::Unavailable(format!("{shown} is open in another process"))
+impl EmbeddedStore {
+    /// What came of the last commit. Where that is long ago, or it failed, one is tried.
+    async fn probe_writes(&self) -> Result<(), StoreError> {
+        if let Some(busy) = self.progress.busy_for().filter(|busy| *busy > STUCK) {
+            return Err(StoreError::Unavailable(format!("the disk has not answered for {} s", busy.as_secs())));
         }
-        DatabaseError::Storage(StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData => {
-            StoreError::Unavailable(format!("{shown}: {error}"))
+        let known = || {
+            let last = self.progress.last();
+            match last.failure {
+                None if last.at.elapsed() < BELIEVED && self.file.is_open() => Some(Ok(())),
+                Some(failure) if last.at.elapsed() < PROBE_INTERVAL => Some(Err(failure)),
+                _ => None,
+            }
+        };
+        if let Some(known) = known() {
+            return known;
         }
-        error => damaged(path, error),
-    })?;
-    let transaction = writer::begin(&database)?;
-    let format = {
-        let mut meta = transaction.open_table(META)?;
-        let found = meta.get(FORMAT_KEY)?.map(|format| format.value());
-        if found.is_none() {
-            meta.insert(FORMAT_KEY, FORMAT)?;
-        }
-        found
-    };
-    match format {
-        Some(FORMAT) => transaction.abort()?,
-        Some(other) => return Err(StoreError::Corrupt(format!("{shown} is of format {other}, and this program knows {FORMAT}"))),
-        None => {
-            drop(Tables::open(&transaction)?);
-            transaction.commit()?;
+        // Of many who ask at once, one tries.
+        let _probing = self.probing.lock().await;
+        match known() {
+            Some(known) => known,
+            None => self.command(Task::Probe, PROBE_TIMEOUT).await.map(drop),
         }
     }
-    Ok(database)
 }
 
-fn damaged(path: &Path, why: impl std::fmt::Display) -> StoreError {
-    StoreError::Corrupt(format!("{} is damaged or no database: {why}", path.display()))
+impl FileError for StoreError {
+    fn words(&self) -> String {
+        match self {
+            Self::Unavailable(words) | Self::Corrupt(words) | Self::Refusing(words, _) => words.clone(),
+            Self::OtherWorkspace | Self::Contended | Self::Misconfigured(_) => self.to_string(),
+        }
+    }
+}
+
+impl From<Unusable> for StoreError {
+    fn from(unusable: Unusable) -> Self {
+        match unusable.kind {
+            Kind::InUse | Kind::Disk(_) => Self::Unavailable(unusable.words),
+            Kind::Damaged => Self::Refusing(unusable.words, DAMAGED),
+            Kind::PartDamaged => Self::Corrupt(unusable.words),
+        }
+    }
 }
 
 /// redb tells each step's errors by a type of its own; they all come down to these two.
 fn trouble(error: redb::Error) -> StoreError {
     match error {
         redb::Error::Corrupted(_) | redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_) => {
-            StoreError::Corrupt(error.to_string())
+            StoreError::Corrupt(format!("a part of the embedded store's file is damaged: {error}: restore it from a backup"))
         }
         error => StoreError::Unavailable(error.to_string()),
     }
@@ -226,4 +305,4 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(StorageError TableError TransactionError CommitError SetDurabilityError);
+from_redb!(StorageError TableError TransactionError);

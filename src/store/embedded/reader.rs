@@ -3,7 +3,8 @@
 use redb::{Database, ReadOnlyTable, ReadableDatabase};
 
 use super::head::Head;
-use super::tables::{ACTIVITIES, ActivityKey, DETAILS, HEADS, INDEX, META, TOMBSTONES, VERSIONS, micros, successor};
+use super::tables::{ACTIVITIES, ActivityKey, DETAILS, HEADS, INDEX, TOMBSTONES, VERSIONS, micros, successor};
+use crate::database::{FORMAT_KEY, META};
 use crate::lead::{Activity, Lead};
 use crate::store::record::{corrupt, decode_activity, decode_detail, pack, unpack};
 use crate::store::{ActivityPlace, ListQuery, MAX_MISSED, Place, Read, StoreError};
@@ -132,6 +133,6 @@ pub(super) fn is_deleted(database: &Database, lead_id: &str, now: Timestamp) -> 
 
 /// Reads something, however little.
 pub(super) fn check(database: &Database) -> Result<(), StoreError> {
-    database.begin_read()?.open_table(META)?.get(super::FORMAT_KEY)?;
+    database.begin_read()?.open_table(META)?.get(FORMAT_KEY)?;
     Ok(())
 }

@@ -22,8 +22,6 @@ pub(super) type PartKey = (&'static [u8], &'static [u8]);
 /// (workspace, latest activity or zero, lead).
 pub(super) type IndexKey = (&'static str, i64, &'static [u8]);
 
-/// What the file is laid out as; a file of another number is not opened.
-pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// By lead: counts, extremes and the version.
 pub(super) const HEADS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("heads");
 /// By (lead, time, action): the activity.
@@ -67,7 +65,7 @@ pub(super) struct Tables<'t> {
 
 impl<'t> Tables<'t> {
     /// Opens them all, creating those that are missing.
-    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, StoreError> {
+    pub(super) fn open(transaction: &'t WriteTransaction) -> Result<Self, redb::TableError> {
         Ok(Self {
             heads: transaction.open_table(HEADS)?,
             activities: transaction.open_table(ACTIVITIES)?,

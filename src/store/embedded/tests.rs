@@ -205,8 +205,11 @@ async fn a_deleted_lead_leaves_nothing_but_its_tombstone() {
     assert!(store.delete_at("lead2", long_ago).await.unwrap());
     assert!(matches!(acted(&store, "lead2", "b", "COMPLETED", 2).await, Outcome::Applied { .. }));
     assert_eq!(history(&store, "lead2", None, 9).await, ["b"]);
-    let read = store.database.begin_read().unwrap();
-    assert!(read.open_table(tables::TOMBSTONES).unwrap().get(&b"lead2"[..]).unwrap().is_none());
+    let tombstone = store.file.read(|database| {
+        let tombstones = database.begin_read()?.open_table(tables::TOMBSTONES)?;
+        Ok::<_, StoreError>(tombstones.get(&b"lead2"[..])?.map(|expiry| expiry.value()))
+    });
+    assert_eq!(tombstone.unwrap(), None);
 }
 
 #[tokio::test]

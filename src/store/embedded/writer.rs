@@ -1,53 +1,112 @@
 //! The one writer. Whatever waits when it comes round goes into one transaction, so that callers who write at
 //! the same time share its fsyncs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use redb::{Database, Durability, WriteTransaction};
+use redb::TableDefinition;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::plan::{Plan, plan};
 use super::tables::{Tables, history, successor};
+use crate::database::{DatabaseFile, End, Failed, META};
 use crate::lead::Change;
 use crate::store::{FeedEvent, Outcome, StoreError, TOMBSTONE};
 use crate::time::Timestamp;
 
 /// How many commands go into one transaction at most: bounds how long the first of them waits.
 const MAX_BATCH: usize = 512;
+/// Where a probe writes.
+const PROBE_KEY: &str = "probe";
+const PROBE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("probe");
+/// What a probe writes after a failure: as much as many events do, for a few bytes find room on a disk that is full.
+const PROBE_BYTES: usize = 256 << 10;
 
 /// What the writer is asked to do.
-pub(super) enum Command {
-    Apply { change: Box<Change>, answer: oneshot::Sender<Result<Outcome, StoreError>> },
-    Delete { lead_id: String, now: Timestamp, answer: oneshot::Sender<Result<bool, StoreError>> },
+pub(super) struct Command {
+    pub(super) task: Task,
+    pub(super) answer: oneshot::Sender<Result<Done, StoreError>>,
 }
 
-/// What came of a command, held back until the commit.
-enum Answer {
-    Applied(oneshot::Sender<Result<Outcome, StoreError>>, Result<Outcome, StoreError>),
-    Deleted(oneshot::Sender<Result<bool, StoreError>>, Result<bool, StoreError>),
+pub(super) enum Task {
+    Apply(Box<Change>),
+    Delete {
+        lead_id: String,
+        now: Timestamp,
+    },
+    /// Find out whether anything can be written.
+    Probe,
 }
 
-impl Answer {
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Applied(Outcome),
+    Deleted(bool),
+    Probed,
+}
+
+impl Command {
     /// A caller that has gone away needs no answer.
-    fn send(self) {
-        match self {
-            Self::Applied(caller, result) => drop(caller.send(result)),
-            Self::Deleted(caller, result) => drop(caller.send(result)),
-        }
+    fn answer(self, result: Result<Done, StoreError>) {
+        let _ = self.answer.send(result);
+    }
+}
+
+/// How the writer is getting on.
+#[derive(Debug)]
+pub(super) struct Progress(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    /// Since when it has been waiting for the disk.
+    busy_since: Option<Instant>,
+    last: Last,
+}
+
+/// What came of the last transaction that had something to write.
+#[derive(Clone, Debug)]
+pub(super) struct Last {
+    pub(super) at: Instant,
+    pub(super) failure: Option<StoreError>,
+}
+
+impl Progress {
+    /// The file was written to when it was opened.
+    pub(super) fn begin() -> Self {
+        Self(Mutex::new(State { busy_since: None, last: Last { at: Instant::now(), failure: None } }))
+    }
+
+    /// For how long the disk has not answered.
+    pub(super) fn busy_for(&self) -> Option<Duration> {
+        self.state().busy_since.map(|since| since.elapsed())
+    }
+
+    pub(super) fn last(&self) -> Last {
+        self.state().last.clone()
+    }
+
+    fn note(&self, failure: Option<StoreError>) {
+        self.state().last = Last { at: Instant::now(), failure };
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 pub(super) struct Writer {
-    pub(super) database: Arc<Database>,
+    pub(super) file: Arc<DatabaseFile>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) feed: broadcast::Sender<FeedEvent>,
     pub(super) max_history: u64,
+    pub(super) progress: Arc<Progress>,
 }
 
-/// What was done of a batch so far.
+/// What a transaction did: an answer for each of its commands, and what the feed is to tell.
 #[derive(Default)]
-struct Progress {
-    answers: Vec<Answer>,
+struct Batch {
+    answers: Vec<Result<Done, StoreError>>,
     events: Vec<FeedEvent>,
 }
 
@@ -56,95 +115,150 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         while self.commands.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-            self.work(std::mem::take(&mut batch));
+            // Whoever was not willing to wait any longer was told that it was not done.
+            batch.retain(|command| !command.answer.is_closed());
+            let (probes, batch) = std::mem::take(&mut batch).into_iter().partition(|command| matches!(command.task, Task::Probe));
+            self.work(batch);
+            self.probe(probes);
+            self.recover();
         }
     }
 
     fn work(&self, batch: Vec<Command>) {
-        let mut progress = Progress::default();
-        let mut batch = batch.into_iter();
-        match self.transact(&mut batch, &mut progress) {
-            Ok(()) => {
-                // The feed first: whoever has an answer finds its change told.
-                for event in progress.events {
-                    // Nobody may be listening.
-                    let _ = self.feed.send(event);
-                }
-                progress.answers.into_iter().for_each(Answer::send);
-            }
-            Err(error) => {
-                tracing::error!(%error, "a batch of changes could not be written");
-                let unavailable = || StoreError::Unavailable(error.to_string());
-                for answer in progress.answers {
-                    // Not even a duplicate is certain: what it repeats may be in this batch.
-                    match answer {
-                        Answer::Applied(caller, _) => Answer::Applied(caller, Err(unavailable())).send(),
-                        Answer::Deleted(caller, _) => Answer::Deleted(caller, Err(unavailable())).send(),
-                    }
-                }
-                for command in batch {
-                    match command {
-                        Command::Apply { answer, .. } => Answer::Applied(answer, Err(unavailable())).send(),
-                        Command::Delete { answer, .. } => Answer::Deleted(answer, Err(unavailable())).send(),
-                    }
-                }
-            }
+        if batch.is_empty() {
+            return;
+        }
+        match self.transact(&batch) {
+            Ok(done) => self.finish(batch, done),
+            // One of them touches what is damaged. It must not cost the others anything.
+            Err(failed) if failed.is_about_content && batch.len() > 1 => batch.into_iter().for_each(|command| self.work_alone(command)),
+            Err(failed) => batch.into_iter().for_each(|command| command.answer(Err(failed.error.clone()))),
+        }
+    }
+
+    fn work_alone(&self, command: Command) {
+        if command.answer.is_closed() {
+            return;
+        }
+        self.recover();
+        let alone = std::slice::from_ref(&command);
+        match self.transact(alone) {
+            Ok(done) => self.finish(vec![command], done),
+            Err(failed) => command.answer(Err(failed.error)),
+        }
+    }
+
+    fn finish(&self, commands: Vec<Command>, done: Batch) {
+        // The feed first: whoever has an answer finds its change told.
+        for event in done.events {
+            // Nobody may be listening.
+            let _ = self.feed.send(event);
+        }
+        commands.into_iter().zip(done.answers).for_each(|(command, answer)| command.answer(answer));
+    }
+
+    /// Opens the file again where it has to be.
+    fn recover(&self) {
+        if !self.file.is_open() && self.file.recover().is_ok() {
+            // A commit that failed at its last step may be there all the same.
+            let _ = self.feed.send(FeedEvent::Gap);
         }
     }
 
     /// Does the whole batch and commits it. An error: nothing of it is kept.
-    fn transact(&self, batch: &mut impl Iterator<Item = Command>, progress: &mut Progress) -> Result<(), StoreError> {
-        let transaction = begin(&self.database)?;
-        let mut tables = Tables::open(&transaction)?;
-        for command in batch {
-            match command {
-                Command::Apply { change, answer } => match plan(&tables, &change, self.max_history, Timestamp::now()) {
-                    Ok(Plan::Leave(outcome)) => progress.answers.push(Answer::Applied(answer, Ok(outcome))),
-                    Ok(Plan::Write(writes)) => {
-                        let (version, previous) = (writes.head.version, writes.previous);
-                        progress.answers.push(Answer::Applied(answer, Ok(Outcome::Applied { version })));
-                        writes.write(&mut tables)?;
-                        let workspace_id = writes.head.workspace_id;
-                        progress.events.push(FeedEvent::Changed { lead_id: change.lead_id, workspace_id, version, previous });
+    fn transact(&self, batch: &[Command]) -> Result<Batch, Failed<StoreError>> {
+        self.watched(|| {
+            self.file.transact(|transaction| {
+                let mut tables = Tables::open(transaction)?;
+                let mut done = Batch::default();
+                for command in batch {
+                    let answer = self.execute(&mut tables, &command.task, &mut done.events)?;
+                    done.answers.push(answer);
+                }
+                let end = if done.events.is_empty() { End::Abort } else { End::Commit };
+                Ok((done, end))
+            })
+        })
+    }
+
+    /// Outer errors spoil the transaction, inner ones are of this task alone.
+    fn execute(&self, tables: &mut Tables<'_>, task: &Task, events: &mut Vec<FeedEvent>) -> Result<Result<Done, StoreError>, StoreError> {
+        match task {
+            Task::Apply(change) => match plan(tables, change, self.max_history, Timestamp::now()) {
+                Ok(Plan::Leave(outcome)) => Ok(Ok(Done::Applied(outcome))),
+                Ok(Plan::Write(writes)) => {
+                    let (version, previous) = (writes.head.version, writes.previous);
+                    writes.write(tables)?;
+                    let workspace_id = writes.head.workspace_id;
+                    events.push(FeedEvent::Changed { lead_id: change.lead_id.clone(), workspace_id, version, previous });
+                    Ok(Ok(Done::Applied(Outcome::Applied { version })))
+                }
+                Err(error) => of_this_task(error),
+            },
+            Task::Delete { lead_id, now } => {
+                let lead = lead_id.as_bytes();
+                match tables.head(lead) {
+                    Ok(None) => Ok(Ok(Done::Deleted(false))),
+                    Ok(Some(head)) => {
+                        erase(tables, lead, head.place(), *now)?;
+                        let (lead_id, workspace_id) = (lead_id.clone(), head.workspace_id);
+                        events.push(FeedEvent::Changed { lead_id, workspace_id, version: 0, previous: head.version });
+                        Ok(Ok(Done::Deleted(true)))
                     }
-                    // Planning writes nothing, so this one fails alone.
-                    Err(error) => progress.answers.push(Answer::Applied(answer, Err(error))),
-                },
-                Command::Delete { lead_id, now, answer } => {
-                    let lead = lead_id.as_bytes().to_vec();
-                    match tables.head(&lead) {
-                        Ok(None) => progress.answers.push(Answer::Deleted(answer, Ok(false))),
-                        Ok(Some(head)) => {
-                            progress.answers.push(Answer::Deleted(answer, Ok(true)));
-                            erase(&mut tables, &lead, head.place(), now)?;
-                            progress.events.push(FeedEvent::Changed {
-                                lead_id,
-                                workspace_id: head.workspace_id,
-                                version: 0,
-                                previous: head.version,
-                            });
-                        }
-                        Err(error) => progress.answers.push(Answer::Deleted(answer, Err(error))),
-                    }
+                    Err(error) => of_this_task(error),
                 }
             }
+            Task::Probe => Ok(Ok(Done::Probed)),
         }
-        drop(tables);
-        if progress.events.is_empty() {
-            return Ok(transaction.abort()?); // Nothing was written: spare the fsyncs.
+    }
+
+    fn probe(&self, probes: Vec<Command>) {
+        if probes.is_empty() {
+            return;
         }
-        Ok(transaction.commit()?)
+        let probed = self.write_something().map(|()| Done::Probed).map_err(|failed| failed.error);
+        for probe in probes {
+            let answer = probed.as_ref().map(|_| Done::Probed).map_err(StoreError::clone);
+            probe.answer(answer);
+        }
+    }
+
+    /// As much as is needed to know whether events can be written.
+    fn write_something(&self) -> Result<(), Failed<StoreError>> {
+        let is_in_doubt = self.progress.last().failure.is_some();
+        self.watched(|| {
+            self.file.transact(|transaction| {
+                transaction.open_table(META)?.insert(PROBE_KEY, u64::try_from(Timestamp::now().micros()).unwrap_or_default())?;
+                if is_in_doubt {
+                    transaction.open_table(PROBE)?.insert("", &*vec![0; PROBE_BYTES])?;
+                }
+                Ok(((), End::Commit))
+            })?;
+            if is_in_doubt {
+                self.file.transact(|transaction| Ok((transaction.delete_table(PROBE)?, End::Commit)))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Sees to it that others can see how it goes.
+    fn watched<T>(&self, work: impl FnOnce() -> Result<T, Failed<StoreError>>) -> Result<T, Failed<StoreError>> {
+        self.progress.state().busy_since = Some(Instant::now());
+        let done = work();
+        self.progress.state().busy_since = None;
+        match &done {
+            Ok(_) => self.progress.note(None),
+            // A lead that is damaged says nothing of the others.
+            Err(failed) if failed.is_about_content && self.file.is_open() => {}
+            Err(failed) => self.progress.note(Some(failed.error.clone())),
+        }
+        done
     }
 }
 
-/// Starts a transaction that is on disk when it is committed.
-pub(super) fn begin(database: &Database) -> Result<WriteTransaction, StoreError> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
-    // The second fsync makes the recovery after a crash independent of checksums and of what the crash left
-    // in the half-written slot.
-    transaction.set_two_phase_commit(true);
-    Ok(transaction)
+/// Planning writes nothing, so what it stumbles over costs nobody else anything; but not where the disk failed.
+fn of_this_task(error: StoreError) -> Result<Result<Done, StoreError>, StoreError> {
+    if matches!(error, StoreError::Unavailable(_)) { Err(error) } else { Ok(Err(error)) }
 }
 
 /// Removes all records of a lead and leaves a tombstone.
