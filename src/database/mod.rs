@@ -302,7 +302,7 @@ impl DatabaseFile {
                 trouble.open_after = None;
                 trouble.write_after = trouble.write_after.map(|_| pause);
                 self.current.store(Some(Arc::new(database)));
-                tracing::info!("{} was opened again", self.path.display());
+                tracing::debug!("{} was opened again", self.path.display());
                 Ok(())
             }
             Err(error) => {

@@ -13,7 +13,9 @@ use crate::support::server::{Options, Server};
 
 mod chaos;
 mod crashes;
+mod damage;
 mod disk;
+mod first_start;
 mod poison;
 mod refusals;
 mod spool_damage;

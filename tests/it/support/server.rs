@@ -43,6 +43,7 @@ pub struct Options {
     grpc: Option<String>,
     admin: Option<String>,
     env: Vec<(&'static str, String)>,
+    ignored_signal: Option<&'static str>,
 }
 
 impl Options {
@@ -92,9 +93,23 @@ impl Options {
         self
     }
 
+    /// As if whoever started it had told it to ignore a signal.
+    pub fn ignoring(mut self, signal: &'static str) -> Self {
+        self.ignored_signal = Some(signal);
+        self
+    }
+
     /// The command that starts it.
     pub fn command(&self, data_dir: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leadfold"));
+        let program = env!("CARGO_BIN_EXE_leadfold");
+        let mut command = match self.ignored_signal {
+            None => Command::new(program),
+            Some(signal) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
         let any = "127.0.0.1:0";
         let (grpc, admin) = (self.grpc.as_deref().unwrap_or(any), self.admin.as_deref().unwrap_or(any));
         let http = self.http.as_deref().unwrap_or(any);
@@ -110,10 +125,19 @@ impl Options {
         command
     }
 
+    /// Starts a server and kills it after some time, ready or not.
+    pub fn killed_after(&self, time: Duration) {
+        let data_dir = self.data_dir.as_deref().expect("a data directory");
+        let mut process = self.command(data_dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary can be started");
+        std::thread::sleep(time);
+        process.kill().expect("it is killed");
+        process.wait().expect("it has ended");
+    }
+
     /// Starts a server that must not start, and returns what it says.
     pub fn refused(&self) -> String {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let output = self.command(dir.path()).output().expect("the binary can be started");
+        let output = self.command(self.data_dir.as_deref().unwrap_or(dir.path())).output().expect("the binary can be started");
         assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
@@ -158,6 +182,11 @@ pub struct Exit {
 impl Server {
     /// Starts one, and returns when it is ready.
     pub fn start(options: &Options) -> Self {
+        Self::try_start(options).unwrap_or_else(|refusal| panic!("the server does not start; it said:\n{refusal}"))
+    }
+
+    /// Starts one, and returns when it is ready, or what it says if it ends with 1 instead.
+    pub fn try_start(options: &Options) -> Result<Self, String> {
         let own_dir = options.data_dir.is_none().then(|| tempfile::tempdir().expect("a temporary directory"));
         let data_dir = options.data_dir.as_deref().or(own_dir.as_ref().map(TempDir::path)).expect("a data directory");
         let mut process = options.command(data_dir).spawn().expect("the binary can be started");
@@ -186,24 +215,37 @@ impl Server {
             web: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client"),
             _own_dir: own_dir,
         };
-        let mut addresses = server.wait_until_ready(&lines);
+        let mut addresses = match server.wait_until_ready(&lines) {
+            Some(addresses) => addresses,
+            None => {
+                let status = server.process.wait().expect("its end");
+                server.stderr_reader.take().map(JoinHandle::join).transpose().expect("the rest of the logs");
+                assert_eq!(status.code(), Some(1), "{}", server.logs());
+                return Err(server.logs());
+            }
+        };
         let mut address = |of: &str| addresses.remove(of).unwrap_or_else(|| panic!("no line says where {of} listens"));
         (server.http, server.grpc, server.admin) = (address("http"), address("grpc"), address("admin"));
         let unread = until_ready.map(|until_ready| until_ready.join().expect("its stdout")).zip(unread);
         server._stalled = unread.filter(|_| options.readers == Readers::Stall);
-        server
+        Ok(server)
     }
 
-    fn wait_until_ready(&mut self, lines: &mpsc::Receiver<String>) -> HashMap<String, String> {
+    /// `None`: it has ended without a word.
+    fn wait_until_ready(&mut self, lines: &mpsc::Receiver<String>) -> Option<HashMap<String, String>> {
         let deadline = Instant::now() + START_PATIENCE;
         let mut addresses = HashMap::new();
         loop {
-            let Ok(line) = lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) else {
-                let state = self.process.try_wait();
-                panic!("the server is not ready ({state:?}, {addresses:?}); it said:\n{}", self.logs());
+            let line = match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => line,
+                Err(mpsc::RecvTimeoutError::Disconnected) if addresses.is_empty() => return None,
+                Err(_) => {
+                    let state = self.process.try_wait();
+                    panic!("the server is not ready ({state:?}, {addresses:?}); it said:\n{}", self.logs());
+                }
             };
             match line.split_once(" listening on ") {
-                _ if line == "ready" => return addresses,
+                _ if line == "ready" => return Some(addresses),
                 Some((name, address)) => drop(addresses.insert(name.to_owned(), address.to_owned())),
                 None => panic!("an unexpected line on stdout: {line:?}"),
             }
@@ -308,6 +350,11 @@ impl Server {
         let ticks: u64 = ticks.map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
         // Linux counts in hundredths of a second.
         Duration::from_millis(ticks * 10)
+    }
+
+    /// Whether it has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().expect("the state of the server").is_none()
     }
 
     /// Memory that it occupies, in bytes.
