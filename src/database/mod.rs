@@ -416,7 +416,8 @@ fn discard(database: Arc<Database>) {
 fn unless_panics<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("what is read makes no sense ({})", said.unwrap_or("no more is known"))
+        let said = said.and_then(|said| said.lines().next()).unwrap_or("no more is known");
+        format!("what is read makes no sense ({said})")
     })
 }
 

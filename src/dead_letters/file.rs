@@ -77,17 +77,18 @@ impl DeadLetterFile {
         }
     }
 
-    fn work(&self, batch: Vec<Command>, expire: bool) {
+    fn work(&self, mut batch: Vec<Command>, expire: bool) {
         if batch.is_empty() {
             return;
         }
         match self.execute(&batch, expire) {
             Ok(answers) => batch.into_iter().zip(answers).for_each(|(command, done)| drop(command.answer.send(Ok(done)))),
-            // One of them touches what is damaged. It must not cost the others anything.
+            // One of them touches what is damaged. It must not cost the others anything: halves find it soon.
             Err(failed) if failed.is_about_content && (batch.len() > 1 || expire) => {
-                for command in batch {
+                let second = batch.split_off(batch.len() / 2);
+                for half in [batch, second] {
                     let _ = self.file.recover();
-                    self.work(vec![command], false);
+                    self.work(half, false);
                 }
             }
             Err(failed) => {

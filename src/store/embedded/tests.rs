@@ -126,6 +126,55 @@ async fn a_file_in_use_or_damaged_is_refused() {
     assert!(matches!(EmbeddedStore::open(&path, 100), Err(StoreError::Corrupt(why)) if why.contains("leads.redb")));
 }
 
+/// Clears every leaf of a B-tree that holds something of the lead, where keys and values are of any length.
+fn damage(path: &std::path::Path, lead: &str) {
+    const PAGE: usize = 4096;
+    const LEAF: u8 = 1;
+    let bytes = std::fs::read(path).unwrap();
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    let mut cleared = 0;
+    for (number, page) in bytes.chunks_exact(PAGE).enumerate().skip(1) {
+        // One byte, the number of entries, and where each key and each value ends. What is behind the last is of an older page.
+        let entries = usize::from(u16::from_le_bytes([page[2], page[3]]));
+        let last = 8 * entries;
+        let end = page.get(last..last + 4).map_or(0, |end| u32::from_le_bytes(end.try_into().unwrap()) as usize);
+        let used = page.get(last + 4..end).unwrap_or_default();
+        if page[0] == LEAF && entries > 0 && used.windows(lead.len()).any(|window| window == lead.as_bytes()) {
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0; PAGE], u64::try_from(number * PAGE).unwrap()).unwrap();
+            cleared += 1;
+        }
+    }
+    assert!(cleared > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_is_damaged_costs_no_other_lead_anything() {
+    let (directory, first) = fresh(100);
+    let lead = |number: usize| format!("lead-{number:04}");
+    for number in 0..400 {
+        acted(&first, &lead(number), "a", "COMPLETED", 1).await;
+    }
+    drop(first);
+    // What it has in memory is not read from the file.
+    let store = store(&directory, 100);
+    damage(&directory.path().join("data/leads.redb"), &lead(100));
+    for round in 0..3 {
+        let event = |number| change(&lead(number), Some(action(&format!("b{round}"), "COMPLETED", 2)));
+        let applies = [100].into_iter().chain(200..400).map(|number| store.apply(event(number)));
+        let mut outcomes = futures::future::join_all(applies).await.into_iter();
+        let damaged = outcomes.next().unwrap();
+        assert!(matches!(&damaged, Err(StoreError::Corrupt(why)) if why.contains("backup")), "{damaged:?}");
+        let failed: Vec<_> = outcomes.enumerate().filter(|(_, outcome)| !matches!(outcome, Ok(Outcome::Applied { .. }))).collect();
+        assert!(failed.is_empty(), "in round {round}: {failed:?}");
+    }
+    assert!(store.read(&lead(100), None).await.is_err());
+    assert_eq!(count(&read(&store, &lead(300), None).await, "COMPLETED"), Some(4));
+    assert!(store.check().await.is_ok() && store.check_writes().await.is_ok(), "of that, a restart would not cure anything");
+    drop(store);
+    let refused = EmbeddedStore::open(&directory.path().join("data/leads.redb"), 100);
+    assert!(matches!(&refused, Err(StoreError::Corrupt(why)) if why.contains("backup")), "{refused:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_at_the_same_time_share_commits_and_each_counts() {
     let (_directory, store) = fresh(1000);

@@ -124,27 +124,21 @@ impl Writer {
         }
     }
 
-    fn work(&self, batch: Vec<Command>) {
+    fn work(&self, mut batch: Vec<Command>) {
         if batch.is_empty() {
             return;
         }
         match self.transact(&batch) {
             Ok(done) => self.finish(batch, done),
-            // One of them touches what is damaged. It must not cost the others anything.
-            Err(failed) if failed.is_about_content && batch.len() > 1 => batch.into_iter().for_each(|command| self.work_alone(command)),
+            // One of them touches what is damaged. It must not cost the others anything: halves find it soon.
+            Err(failed) if failed.is_about_content && batch.len() > 1 => {
+                let second = batch.split_off(batch.len() / 2);
+                for half in [batch, second] {
+                    self.recover();
+                    self.work(half);
+                }
+            }
             Err(failed) => batch.into_iter().for_each(|command| command.answer(Err(failed.error.clone()))),
-        }
-    }
-
-    fn work_alone(&self, command: Command) {
-        if command.answer.is_closed() {
-            return;
-        }
-        self.recover();
-        let alone = std::slice::from_ref(&command);
-        match self.transact(alone) {
-            Ok(done) => self.finish(vec![command], done),
-            Err(failed) => command.answer(Err(failed.error)),
         }
     }
 

@@ -263,14 +263,14 @@ async fn a_disk_that_hangs_is_answered_for_in_time() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let hang = dir.path().join("hang");
     let options = Options::default().data_dir(&dir.path().join("data")).env("LEADFOLD_TEST_HANG_WHILE", hang.to_string_lossy());
-    let server = Server::start(&options);
+    let mut server = Server::start(&options);
     let address = Arc::new(Mutex::new(server.http.clone()));
     let ledger = Ledger::new(16);
     // More than may wait for the writer, in time.
-    let senders = ledger.flow(64, &address);
+    let senders = ledger.flow(256, &address);
     ledger.until("applied", 100).await;
     File::create(&hang).expect("a file");
-    ledger.until("503", 64).await;
+    ledger.until("503", 256).await;
 
     let lead_id = ledger.leads()[0].clone();
     let began = Instant::now();
@@ -283,7 +283,7 @@ async fn a_disk_that_hangs_is_answered_for_in_time() {
     let began = Instant::now();
     server.post(json!({"event": "lead.created", "data": {}}).to_string()).await.assert_refused(400, "data.leadId");
     assert!(began.elapsed() < PROMPT, "it took {:?}", began.elapsed());
-    ledger.until("503", 64 * 20).await;
+    ledger.until("503", 256 * 5).await;
 
     std::fs::remove_file(&hang).expect("the file");
     ledger.until("applied", 100).await;
@@ -291,6 +291,12 @@ async fn a_disk_that_hangs_is_answered_for_in_time() {
     ledger.stop(senders).await;
     ledger.settle(&server).await;
     ledger.assert_prompt();
+
+    // Nor does it keep the process.
+    File::create(&hang).expect("a file");
+    assert_eq!(server.post(message(&lead_id, "last", SAMPLE_TIME).to_string()).await.status, 503);
+    let exit = server.terminate();
+    assert!(exit.status.success() && exit.took < Duration::from_secs(10), "{:?} after {:?}", exit.status, exit.took);
 }
 
 /// Takes events until there is no more room, in a directory that can hold few; more when Redis is back.
