@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// What alarms are about: the label of `leadfold_alarms_total`.
-pub const CAUSES: [&str; 5] = ["store_unavailable", "store_refuses", "store_corrupt", "spool", "dead_letters"];
+pub const CAUSES: [&str; 6] = ["store_unavailable", "store_refuses", "store_corrupt", "spool", "dead_letters", "clock"];
 
 /// Remembers what was said.
 #[derive(Debug, Default)]

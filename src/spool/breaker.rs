@@ -53,13 +53,7 @@ impl Server {
 impl Breaker {
     /// For a store of so many partitions.
     pub fn new(store: Arc<dyn Store>, partitions: u16) -> Self {
-        Self {
-            store,
-            partitions: partitions.max(1),
-            servers: RwLock::default(),
-            open: AtomicUsize::new(0),
-            opened: Notify::new(),
-        }
+        Self { store, partitions: partitions.max(1), servers: RwLock::default(), open: AtomicUsize::new(0), opened: Notify::new() }
     }
 
     /// Whether the server that has a partition is to be asked now.

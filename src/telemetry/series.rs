@@ -85,6 +85,7 @@ const fn histogram(name: &'static str, help: &'static str, begins: &'static [Lab
 const METRICS: &[Metric] = &[
     gauge("leadfold_build_info", "1, with the version as a label.", &[]),
     gauge("leadfold_part_up", "1 while a part works: the store, whether it takes writes, the feed, the server.", &[]),
+    gauge("leadfold_part_degraded", "1 while a part works, but not all of it: some server of several is away.", &[]),
     gauge("leadfold_ready", "1 while this instance is ready for webhooks, or for reads and watches.", &[]),
     // Webhooks and calls.
     counter(
@@ -137,6 +138,13 @@ const METRICS: &[Metric] = &[
     counter("leadfold_watch_messages_total", "Messages delivered on watch streams, heartbeats included.", ALONE),
     counter("leadfold_watch_conflations_total", "Changes that a stream of many leads told together with a later one.", ALONE),
     gauge("leadfold_watched_leads", "Leads that are kept in memory because they are watched.", ALONE),
+    // What was acknowledged in the last seconds, kept to be applied again.
+    gauge("leadfold_replay_buffer_bytes", "Memory of changes that are applied again if Redis loses them.", ALONE),
+    counter(
+        "leadfold_replayed_changes_total",
+        "Changes that were applied again after a Redis was replaced or restarted, by whether they had been lost.",
+        &[&[("lost", &["yes", "no"])]],
+    ),
     gauge("leadfold_feed_lag_seconds", "How long ago the change feed last proved to have told everything.", ALONE),
     counter("leadfold_feed_gaps_total", "Times that the feed may have missed changes, and watched leads were read again.", ALONE),
     counter("leadfold_feed_reconnects_total", "Times that the feed lost its connection.", ALONE),

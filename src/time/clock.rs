@@ -30,6 +30,8 @@ struct Shared {
     /// Microseconds that the store's clock is ahead of the local one.
     offset: AtomicI64,
     has_learned: AtomicBool,
+    /// The latest time that it has told, where it must not go back.
+    latest: Option<AtomicI64>,
     /// Where the offset comes from. Held by those who learn, one at a time.
     estimate: Mutex<Option<Estimate>>,
 }
@@ -53,12 +55,32 @@ impl Estimate {
 impl Clock {
     /// The local clock, until something is learned.
     pub fn local() -> Self {
-        Self(Arc::new(Shared { offset: AtomicI64::new(0), has_learned: AtomicBool::new(false), estimate: Mutex::new(None) }))
+        Self::new(None)
+    }
+
+    /// The local clock, which never goes back behind a time that it told, or behind `latest`, which it told before a restart.
+    pub fn steady(latest: Option<Timestamp>) -> Self {
+        let clock = Self::new(Some(latest.map_or(i64::MIN, Timestamp::micros)));
+        clock.0.has_learned.store(latest.is_some_and(|latest| latest >= BUILT_AT), Ordering::Release);
+        clock
+    }
+
+    fn new(latest: Option<i64>) -> Self {
+        Self(Arc::new(Shared {
+            offset: AtomicI64::new(0),
+            has_learned: AtomicBool::new(false),
+            latest: latest.map(AtomicI64::new),
+            estimate: Mutex::new(None),
+        }))
     }
 
     /// The present, to the millisecond, by the store's clock as far as it is known.
     pub fn now(&self) -> Timestamp {
-        self.at(local_micros())
+        let now = self.at(local_micros());
+        match &self.0.latest {
+            Some(latest) => now.max(Timestamp::from_micros(latest.fetch_max(now.micros(), Ordering::Relaxed))),
+            None => now,
+        }
     }
 
     /// Learns from an answer of the store which said `store_time`, and which came `round_trip` after its question.
@@ -144,6 +166,15 @@ mod tests {
 
     fn offset(clock: &Clock) -> i64 {
         clock.at(LOCAL).micros() - LOCAL
+    }
+
+    #[test]
+    fn a_steady_clock_never_goes_back() {
+        let ahead = Timestamp::from_micros(local_micros() + HOUR);
+        let clock = Clock::steady(Some(ahead));
+        assert_eq!((clock.now(), clock.is_credible()), (ahead, true), "it told that time before");
+        let behind = Clock::steady(Some(Timestamp::from_micros(local_micros() - HOUR)));
+        assert!(behind.now().micros().abs_diff(local_micros()) < 10 * SECOND.unsigned_abs());
     }
 
     #[test]

@@ -86,13 +86,21 @@ impl EmbeddedStore {
             Kind::Damaged => StoreError::Corrupt(unusable.words),
             _ => unusable.into(),
         })?;
+        let latest = file.read(|database| reader::number(database, writer::CLOCK_KEY))?;
+        let clock = Clock::steady(latest.and_then(|micros| i64::try_from(micros).ok()).map(Timestamp::from_micros));
         let file = Arc::new(file);
         let (commands, receiver) = mpsc::channel(QUEUE);
         let (feed, _) = broadcast::channel(FEED_BACKLOG);
         let max_history = u64::try_from(max_history).unwrap_or(u64::MAX).clamp(1, u64::MAX / 2);
         let progress = Arc::new(Progress::begin());
-        let writer =
-            Writer { file: Arc::clone(&file), commands: receiver, feed: feed.clone(), max_history, progress: Arc::clone(&progress) };
+        let writer = Writer {
+            file: Arc::clone(&file),
+            commands: receiver,
+            feed: feed.clone(),
+            max_history,
+            progress: Arc::clone(&progress),
+            clock: clock.clone(),
+        };
         let thread = std::thread::Builder::new().name("leadfold-writer".to_owned()).spawn(|| writer.run());
         let thread = thread.map_err(|error| StoreError::Unavailable(format!("no thread to write with: {error}")))?;
         Ok(Self {
@@ -103,7 +111,7 @@ impl EmbeddedStore {
             progress,
             probing: Mutex::default(),
             waiting_reads: Arc::new(Semaphore::new(MAX_WAITING_READS)),
-            clock: Clock::local(),
+            clock,
         })
     }
 
@@ -193,7 +201,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn is_deleted(&self, lead_id: &str) -> Result<bool, StoreError> {
-        let now = Timestamp::now();
+        let now = self.clock.now();
         if self.is_slow() {
             let lead_id = lead_id.to_owned();
             return self.walk(move |database| reader::is_deleted(database, &lead_id, now)).await;
@@ -212,7 +220,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn delete(&self, lead_id: &str) -> Result<bool, StoreError> {
-        self.delete_at(lead_id, Timestamp::now()).await
+        self.delete_at(lead_id, self.clock.now()).await
     }
 
     fn feed(&self) -> FeedReceiver {

@@ -93,7 +93,7 @@ pub(super) fn plan(tables: &Tables<'_>, change: &Change, max_history: u64, now: 
     }
 
     let previous = head.version;
-    head.version = (head.version + 1).max(change.received.millis());
+    head.version = (head.version + 1).max(now.millis());
     if let Some(workspace) = learned {
         workspace.clone_into(&mut head.workspace_id);
     }

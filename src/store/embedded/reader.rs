@@ -126,6 +126,11 @@ fn text(lead: &[u8]) -> Result<String, StoreError> {
 }
 
 /// Whether a lead was deleted less than 30 days ago.
+/// A number about the store itself.
+pub(super) fn number(database: &Database, key: &str) -> Result<Option<u64>, StoreError> {
+    Ok(database.begin_read()?.open_table(META)?.get(key)?.map(|number| number.value()))
+}
+
 pub(super) fn is_deleted(database: &Database, lead_id: &str, now: Timestamp) -> Result<bool, StoreError> {
     let expiry = database.begin_read()?.open_table(TOMBSTONES)?.get(lead_id.as_bytes())?.map(|expiry| expiry.value());
     Ok(expiry.is_some_and(|expiry| now.micros() < expiry))

@@ -169,7 +169,7 @@ async fn a_lead_that_is_damaged_costs_no_other_lead_anything() {
     }
     assert!(store.read(&lead(100), None).await.is_err());
     assert_eq!(count(&read(&store, &lead(300), None).await, "COMPLETED"), Some(4));
-    assert!(store.check().await.is_ok() && store.check_writes().await.is_ok(), "of that, a restart would not cure anything");
+    assert!(store.check().await.is_usable() && store.check_writes().await.is_usable(), "of that, a restart would not cure anything");
     drop(store);
     let refused = EmbeddedStore::open(&directory.path().join("data/leads.redb"), 100);
     assert!(matches!(&refused, Err(StoreError::Corrupt(why)) if why.contains("backup")), "{refused:?}");

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redb::TableDefinition;
+use redb::{TableDefinition, WriteTransaction};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::plan::{Plan, plan};
@@ -12,14 +12,15 @@ use super::tables::{Tables, history, successor};
 use crate::database::{DatabaseFile, End, Failed, META};
 use crate::lead::Change;
 use crate::store::{FeedEvent, Outcome, StoreError, TOMBSTONE};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 /// How many commands go into one transaction at most: bounds how long the first of them waits.
 const MAX_BATCH: usize = 512;
-/// Where a probe writes.
-const PROBE_KEY: &str = "probe";
+/// The latest time that the store has told, in microseconds.
+pub(super) const CLOCK_KEY: &str = "clock";
+/// Where a probe writes after a failure.
 const PROBE: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("probe");
-/// What a probe writes after a failure: as much as many events do, for a few bytes find room on a disk that is full.
+/// As much as many events write, for a few bytes find room on a disk that is full.
 const PROBE_BYTES: usize = 256 << 10;
 
 /// What the writer is asked to do.
@@ -101,6 +102,7 @@ pub(super) struct Writer {
     pub(super) feed: broadcast::Sender<FeedEvent>,
     pub(super) max_history: u64,
     pub(super) progress: Arc<Progress>,
+    pub(super) clock: Clock,
 }
 
 /// What a transaction did: an answer for each of its commands, and what the feed is to tell.
@@ -169,8 +171,12 @@ impl Writer {
                     let answer = self.execute(&mut tables, &command.task, &mut done.events)?;
                     done.answers.push(answer);
                 }
-                let end = if done.events.is_empty() { End::Abort } else { End::Commit };
-                Ok((done, end))
+                if done.events.is_empty() {
+                    return Ok((done, End::Abort));
+                }
+                drop(tables);
+                self.persist_clock(transaction)?;
+                Ok((done, End::Commit))
             })
         })
     }
@@ -178,7 +184,7 @@ impl Writer {
     /// Outer errors spoil the transaction, inner ones are of this task alone.
     fn execute(&self, tables: &mut Tables<'_>, task: &Task, events: &mut Vec<FeedEvent>) -> Result<Result<Done, StoreError>, StoreError> {
         match task {
-            Task::Apply(change) => match plan(tables, change, self.max_history, Timestamp::now()) {
+            Task::Apply(change) => match plan(tables, change, self.max_history, self.clock.now()) {
                 Ok(Plan::Leave(outcome)) => Ok(Ok(Done::Applied(outcome))),
                 Ok(Plan::Write(writes)) => {
                     let (version, previous) = (writes.head.version, writes.previous);
@@ -222,7 +228,7 @@ impl Writer {
         let is_in_doubt = self.progress.last().failure.is_some();
         self.watched(|| {
             self.file.transact(|transaction| {
-                transaction.open_table(META)?.insert(PROBE_KEY, u64::try_from(Timestamp::now().micros()).unwrap_or_default())?;
+                self.persist_clock(transaction)?;
                 if is_in_doubt {
                     transaction.open_table(PROBE)?.insert("", &*vec![0; PROBE_BYTES])?;
                 }
@@ -233,6 +239,13 @@ impl Writer {
             }
             Ok(())
         })
+    }
+
+    /// After a restart the time goes on from here, whatever the local clock says then.
+    fn persist_clock(&self, transaction: &WriteTransaction) -> Result<(), StoreError> {
+        let now = u64::try_from(self.clock.now().micros()).unwrap_or_default();
+        transaction.open_table(META)?.insert(CLOCK_KEY, now)?;
+        Ok(())
     }
 
     /// Sees to it that others can see how it goes.
