@@ -14,6 +14,7 @@ mod dead_letters;
 mod deploy;
 mod faults;
 mod grpcurl;
+mod guarantees;
 mod health;
 mod history_checker;
 mod hostile;
