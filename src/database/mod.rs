@@ -240,8 +240,11 @@ impl DatabaseFile {
         let result = unless_panics(|| self.attempt(&database, work));
         let result = result.unwrap_or_else(|panic| Err(Unusable::part_damaged(&self.path, &panic).into()));
         let result = match result {
-            Ok(done) => {
-                self.all_is_well();
+            Ok((done, end)) => {
+                // Where nothing was written, nothing is known of the disk.
+                if matches!(end, End::Commit) {
+                    self.all_is_well();
+                }
                 Ok(done)
             }
             Err(error) => {
@@ -253,7 +256,11 @@ impl DatabaseFile {
         result
     }
 
-    fn attempt<T, E: FileError>(&self, database: &Database, work: impl FnOnce(&WriteTransaction) -> Result<(T, End), E>) -> Result<T, E> {
+    fn attempt<T, E: FileError>(
+        &self,
+        database: &Database,
+        work: impl FnOnce(&WriteTransaction) -> Result<(T, End), E>,
+    ) -> Result<(T, End), E> {
         let transaction = begin(database).map_err(|error| self.failure(error))?;
         // A panic ends here, where the transaction can still be taken back in order.
         let (done, end) = match unless_panics(|| work(&transaction)) {
@@ -261,7 +268,7 @@ impl DatabaseFile {
             failed => {
                 // Where that fails too, the handle says so.
                 let _ = transaction.abort();
-                return failed.unwrap_or_else(|panic| Err(Unusable::part_damaged(&self.path, &panic).into())).map(|(done, _)| done);
+                return failed.unwrap_or_else(|panic| Err(Unusable::part_damaged(&self.path, &panic).into()));
             }
         };
         stop_here_for_tests();
@@ -269,7 +276,7 @@ impl DatabaseFile {
             End::Commit => transaction.commit().map_err(|error| self.failure(error.into()))?,
             End::Abort => transaction.abort().map_err(|error| self.failure(error.into()))?,
         }
-        Ok(done)
+        Ok((done, end))
     }
 
     /// Opens the file again, if it has to be and it is time. May take long where the file is large.

@@ -305,7 +305,7 @@ impl DeadLetters {
             });
             done.await.map_err(io::Error::other)?
         };
-        timeout(READ_TIMEOUT, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(READ_TIMEOUT, done).await.unwrap_or_else(|_| Err(late()))
     }
 
     /// What has not begun when the time is over is not done.
@@ -317,8 +317,12 @@ impl DeadLetters {
             commands.send(Command { task, answer }).await.map_err(|_| stopped())?;
             answered.await.map_err(|_| stopped())?
         };
-        timeout(KEEP_TIMEOUT, done).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        timeout(KEEP_TIMEOUT, done).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+fn late() -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "the disk did not answer in time")
 }
 
 /// A change without the time of its receipt: the sender may send it again.

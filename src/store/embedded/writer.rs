@@ -163,7 +163,8 @@ impl Writer {
 
     /// Does the whole batch and commits it. An error: nothing of it is kept.
     fn transact(&self, batch: &[Command]) -> Result<Batch, Failed<StoreError>> {
-        self.watched(|| {
+        let is_committed = |done: &Batch| !done.events.is_empty();
+        self.watched(is_committed, || {
             self.file.transact(|transaction| {
                 let mut tables = Tables::open(transaction)?;
                 let mut done = Batch::default();
@@ -226,19 +227,22 @@ impl Writer {
     /// As much as is needed to know whether events can be written.
     fn write_something(&self) -> Result<(), Failed<StoreError>> {
         let is_in_doubt = self.progress.last().failure.is_some();
-        self.watched(|| {
-            self.file.transact(|transaction| {
-                self.persist_clock(transaction)?;
+        self.watched(
+            |()| true,
+            || {
+                self.file.transact(|transaction| {
+                    self.persist_clock(transaction)?;
+                    if is_in_doubt {
+                        transaction.open_table(PROBE)?.insert("", &*vec![0; PROBE_BYTES])?;
+                    }
+                    Ok(((), End::Commit))
+                })?;
                 if is_in_doubt {
-                    transaction.open_table(PROBE)?.insert("", &*vec![0; PROBE_BYTES])?;
+                    self.file.transact(|transaction| Ok((transaction.delete_table(PROBE)?, End::Commit)))?;
                 }
-                Ok(((), End::Commit))
-            })?;
-            if is_in_doubt {
-                self.file.transact(|transaction| Ok((transaction.delete_table(PROBE)?, End::Commit)))?;
-            }
-            Ok(())
-        })
+                Ok(())
+            },
+        )
     }
 
     /// After a restart the time goes on from here, whatever the local clock says then.
@@ -249,12 +253,18 @@ impl Writer {
     }
 
     /// Sees to it that others can see how it goes.
-    fn watched<T>(&self, work: impl FnOnce() -> Result<T, Failed<StoreError>>) -> Result<T, Failed<StoreError>> {
+    fn watched<T>(
+        &self,
+        is_committed: impl FnOnce(&T) -> bool,
+        work: impl FnOnce() -> Result<T, Failed<StoreError>>,
+    ) -> Result<T, Failed<StoreError>> {
         self.progress.state().busy_since = Some(Instant::now());
         let done = work();
         self.progress.state().busy_since = None;
         match &done {
-            Ok(_) => self.progress.note(None),
+            Ok(done) if is_committed(done) => self.progress.note(None),
+            // Nothing was written: nothing is known of the disk.
+            Ok(_) => {}
             // A lead that is damaged says nothing of the others.
             Err(failed) if failed.is_about_content && self.file.is_open() => {}
             Err(failed) => self.progress.note(Some(failed.error.clone())),

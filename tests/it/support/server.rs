@@ -43,7 +43,7 @@ pub struct Options {
     grpc: Option<String>,
     admin: Option<String>,
     env: Vec<(&'static str, String)>,
-    ignored_signal: Option<&'static str>,
+    shell: Option<&'static str>,
 }
 
 impl Options {
@@ -93,20 +93,20 @@ impl Options {
         self
     }
 
-    /// As if whoever started it had told it to ignore a signal.
-    pub fn ignoring(mut self, signal: &'static str) -> Self {
-        self.ignored_signal = Some(signal);
+    /// From a shell in which these commands were run, such as `ulimit`.
+    pub fn in_shell(mut self, commands: &'static str) -> Self {
+        self.shell = Some(commands);
         self
     }
 
     /// The command that starts it.
     pub fn command(&self, data_dir: &Path) -> Command {
         let program = env!("CARGO_BIN_EXE_leadfold");
-        let mut command = match self.ignored_signal {
+        let mut command = match self.shell {
             None => Command::new(program),
-            Some(signal) => {
+            Some(commands) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\""), program]);
+                shell.args(["-c", &format!("{commands}; exec \"$0\" \"$@\""), program]);
                 shell
             }
         };
