@@ -12,6 +12,7 @@ use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
 
 mod chaos;
+mod clocks;
 mod crashes;
 mod damage;
 mod disk;

@@ -94,6 +94,25 @@ async fn a_watch_is_told_when_redis_has_lost_what_it_was_told() {
     }
 }
 
+/// As with `appendfsync everysec`, where a crash takes the last second with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_redis_forgets_when_it_crashes_is_applied_again() {
+    let mut redis = RedisServer::start();
+    let server = Server::start(&Options::on(&redis));
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "kept", SAMPLE_TIME)).await;
+    redis.dump();
+    for number in 0..100 {
+        server.apply(&message(&lead_id, &format!("lost{number}"), SAMPLE_TIME)).await;
+    }
+    redis.restart();
+    eventually("what was lost is there again", async || {
+        let lead = server.client().get_lead(GetLeadRequest { lead_id: lead_id.clone() }).await.ok()?.into_inner().lead?;
+        (lead.message_count == 101).then_some(())
+    })
+    .await;
+}
+
 fn watch_version(event: Event) -> u64 {
     match event {
         Event::Snapshot(snapshot) => snapshot.lead.map_or(0, |lead| lead.version),

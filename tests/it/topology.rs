@@ -13,6 +13,7 @@ use crate::support::server::{Options, Server};
 mod acl;
 mod cluster;
 mod connections;
+mod misconfigured;
 mod sentinel;
 mod tls;
 

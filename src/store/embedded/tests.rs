@@ -102,7 +102,7 @@ async fn a_restart_keeps_everything() {
     ];
     let lead = everything.lead_id.clone();
     let Outcome::Applied { version } = first.apply(everything.clone()).await.unwrap() else { panic!("not applied") };
-    assert_eq!(version, at(0).millis());
+    assert!(version >= at(0).millis() && version <= Timestamp::now().millis(), "the store's time: {version}");
     let before = read(&first, &lead, Some(0)).await;
     assert_eq!((before.missed.len(), before.complete), (1, true));
     assert_eq!(before.lead.latest_activity.as_ref(), before.missed.first());

@@ -58,6 +58,9 @@ const REPLAYS: usize = 64;
 const FIRST_CONTACT: Duration = Duration::from_millis(500);
 const BETWEEN_FIRST_TRIES: Duration = Duration::from_millis(100);
 
+/// How long a server may take to answer a probe: less than whoever asks for the health of all of them waits.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(800);
+
 /// Stands in the place of the version of a lead that was deleted.
 const DELETED: &str = "x";
 
@@ -246,7 +249,11 @@ impl Inner {
     async fn ask_each<F: Future<Output = Result<(), StoreError>>>(&self, ask: impl Fn(u16) -> F) -> Condition {
         let servers = self.servers();
         let asked = servers.iter().map(async |(node, partitions)| match node {
-            Ok(node) => ask(partitions.first().copied().unwrap_or(0)).await.map_err(|error| (node.name(), error)),
+            Ok(node) => {
+                let asked = timeout(PROBE_TIMEOUT, ask(partitions.first().copied().unwrap_or(0))).await;
+                let late = |_| Err(StoreError::Unavailable(format!("Redis at {} did not answer in time", node.name())));
+                asked.unwrap_or_else(late).map_err(|error| (node.name(), error))
+            }
             Err(error) => {
                 self.route.look_at(error);
                 Err(("the cluster".to_owned(), reply::store_error("the cluster", error)))

@@ -136,6 +136,15 @@ impl RedisServer {
         }
     }
 
+    /// Starts it again, which has ended, on other ports with what it has on disk.
+    pub fn move_to_another_port(&mut self) {
+        self.port = free_port();
+        if let Some(at) = self.extra.iter().position(|arg| arg == "--cluster-port") {
+            self.extra[at + 1] = free_port().to_string();
+        }
+        self.restart();
+    }
+
     /// A connection to look inside.
     pub fn connection(&self) -> redis::Connection {
         let client = redis::Client::open(self.own_url()).expect("a valid URL");

@@ -77,6 +77,25 @@ impl RedisCluster {
         }
     }
 
+    /// Starts all nodes again, which have ended, each on another port, and introduces them to each other.
+    pub fn move_all(&mut self) {
+        for node in &mut self.nodes {
+            node.move_to_another_port();
+        }
+        for node in &self.nodes {
+            for other in &self.nodes {
+                tell(node, &["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string(), &other.cluster_port()]);
+            }
+        }
+        for node in &self.nodes {
+            until("the cluster is well again", || {
+                let known = text(node, &["CLUSTER", "NODES"]);
+                let all_there = self.nodes.iter().all(|other| known.contains(&format!(":{}@", other.port())));
+                all_there && text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
+            });
+        }
+    }
+
     /// Where it is, as the server takes it.
     pub fn url(&self) -> String {
         let nodes: Vec<String> = self.nodes[..PRIMARIES].iter().map(|node| format!("127.0.0.1:{}", node.port())).collect();

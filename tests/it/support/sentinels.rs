@@ -97,6 +97,11 @@ impl Sentinels {
         format!("redis-sentinel://{USER}:{PASSWORD}@{}/{NAME}{login}", sentinels.join(","))
     }
 
+    /// The ports of the sentinels.
+    pub fn ports(&self) -> Vec<u16> {
+        self.sentinels.iter().map(|sentinel| sentinel.port).collect()
+    }
+
     /// Waits until every sentinel names this node as the primary.
     pub fn until_primary(&self, node: usize) {
         let wanted = self.proxies[node].port().to_string();
