@@ -115,7 +115,7 @@ async fn a_dead_letter_of_a_damaged_record_has_its_bytes_and_can_be_named() {
 /// Many records next to each other, in more than one way.
 #[tokio::test]
 async fn a_hole_costs_what_is_in_it() {
-    const RECORDS: u64 = 300;
+    const RECORDS: u64 = 200;
     let (name, bytes, ends, _) = one_segment(RECORDS).await;
     let (from, to) = (ends[99] + 20, ends[109] - 30);
     let zeroed = [&bytes[..from], &vec![0; to - from], &bytes[to..]].concat();
@@ -405,7 +405,7 @@ async fn a_disk_that_cannot_be_read_refuses_the_start_and_names_the_file() {
 /// The disk as a whole works. What was read says which records are in the bad blocks.
 #[tokio::test]
 async fn blocks_that_cannot_be_read_cost_what_is_in_them() {
-    const RECORDS: u64 = 300;
+    const RECORDS: u64 = 200;
     let (name, bytes, ends, _) = one_segment(RECORDS).await;
     // From the middle of one block to the middle of another one: three blocks.
     let bad = 10_000..17_000;
