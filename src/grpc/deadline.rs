@@ -3,55 +3,32 @@
 //! tonic looks after deadlines in its own server, and there only until an answer begins. A client ends its call by
 //! itself when the time is over, but one behind a proxy may not be able to tell.
 
-use std::pin::pin;
 use std::time::Duration;
 
-use async_stream::stream;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::Response;
-use futures::StreamExt;
 use http::HeaderMap;
-use http_body::Frame;
-use http_body_util::{BodyStream, StreamBody};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
-use super::shared::trailers;
+use super::body;
 
-/// axum middleware: ends what has taken too long.
+/// axum middleware: ends what has taken too long, and completes the answer.
 pub(super) async fn keep(request: Request, next: Next) -> Response {
-    let Some(allowed) = allowed(request.headers()) else { return next.run(request).await };
-    let deadline = Instant::now() + allowed;
-    match timeout_at(deadline, next.run(request)).await {
-        Ok(response) => response.map(|body| until(deadline, body)),
-        Err(_) => exceeded().into_http(),
-    }
+    let deadline = allowed(request.headers()).map(|allowed| Instant::now() + allowed);
+    let response = match deadline {
+        None => next.run(request).await,
+        Some(deadline) => match timeout_at(deadline, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => return exceeded().into_http(),
+        },
+    };
+    body::complete(response, deadline)
 }
 
-fn exceeded() -> Status {
+pub(super) fn exceeded() -> Status {
     Status::deadline_exceeded("the call took longer than its grpc-timeout allows")
-}
-
-fn until(deadline: Instant, body: Body) -> Body {
-    Body::new(StreamBody::new(stream! {
-        let mut frames = BodyStream::new(body);
-        let mut over = pin!(sleep_until(deadline));
-        loop {
-            tokio::select! {
-                biased;
-                frame = frames.next() => match frame {
-                    Some(frame) => yield frame,
-                    None => return,
-                },
-                () = &mut over => {
-                    yield Ok(Frame::trailers(trailers(&exceeded())));
-                    return;
-                }
-            }
-        }
-    }))
 }
 
 /// `grpc-timeout`: at most eight digits and a unit. One that is broken, or further off than anyone waits, is none.

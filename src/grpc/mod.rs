@@ -6,7 +6,6 @@ use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tonic::service::Routes;
 use tonic_health::server::HealthReporter;
-use tower::util::MapResponseLayer;
 
 use crate::api;
 use crate::auth::Tokens;
@@ -16,6 +15,7 @@ use crate::store::Store;
 use crate::watch::Hub;
 
 mod admission;
+mod body;
 pub mod convert;
 mod dead_letters;
 mod deadline;
@@ -76,7 +76,7 @@ pub fn routes(
         .add_service(health)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?);
-    let routes = routes.prepare().into_axum_router().layer(MapResponseLayer::new(shared::with_stream));
+    let routes = routes.prepare().into_axum_router();
     let gate = admission::Gate::new(tokens, limits.max_calls);
     let routes = routes.layer(from_fn(deadline::keep)).layer(from_fn_with_state(gate, admission::admit)).layer(from_fn(observe::call));
     Ok((routes, reporter))

@@ -1,18 +1,15 @@
 //! Streams whose messages are shared down to the HTTP/2 frame.
 //!
 //! tonic copies every message into a buffer of its stream, and keeps the buffer. Here the frames are the bytes that
-//! were encoded once for all streams: tonic answers with no body, and the stream takes its place.
+//! were encoded once for all streams: tonic answers with no body, and the stream takes its place (`body.rs`).
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::Stream;
 use futures::stream::Empty;
-use futures::{Stream, StreamExt};
 use http::{HeaderMap, Response};
-use http_body::Frame;
-use http_body_util::StreamBody;
 use prost::Message;
 use tonic::Status;
 
@@ -46,23 +43,10 @@ pub(super) fn response(rpc: &'static str, stream: FrameStream) -> tonic::Respons
     response
 }
 
-/// Puts the stream of an answer in the place of its body.
-pub(super) fn with_stream(mut response: Response<Body>) -> Response<Body> {
-    let Some(Rider(stream)) = response.extensions_mut().remove() else { return response };
-    let Some((stream, mut life)) = stream.lock().unwrap_or_else(PoisonError::into_inner).take() else { return response };
-    let frames = stream.map(move |item| {
-        Ok::<_, std::convert::Infallible>(match item {
-            Ok(frame) => {
-                life.sent();
-                Frame::data(frame)
-            }
-            Err(status) => {
-                life.ends(&status);
-                Frame::trailers(trailers(&status))
-            }
-        })
-    });
-    response.map(|_| Body::new(StreamBody::new(frames)))
+/// The stream that is to be the body of an answer, if one was made for it.
+pub(super) fn take_stream<B>(response: &mut Response<B>) -> Option<(FrameStream, Life)> {
+    let Rider(stream) = response.extensions_mut().remove()?;
+    stream.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 /// How a status ends a stream.

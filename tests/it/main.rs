@@ -32,6 +32,7 @@ mod required;
 mod secrets;
 mod service;
 mod stalled;
+mod statuses;
 mod support;
 mod tls;
 mod tokens;
