@@ -123,10 +123,11 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(intake, secrets, config.limits, config.max_body_bytes, config.noop_route);
-    let for_board = board::Settings { tokens: tokens.are_required(), hosts: config.board.hosts, webhook_port: http.address()?.port() };
+    let for_board = board::Settings { tokens: tokens.are_required(), hosts: config.board.hosts, webhook_port: addresses.http.port() };
     let board = board::routes(routes.clone(), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
-    tokio::spawn(grpc.serve(from_hyper(grpc::web::routes(routes, &config.cors_origins)?), shutdown.clone()));
+    let calls = grpc::web::routes(routes, &config.cors_origins, addresses.http.port())?;
+    tokio::spawn(grpc.serve(from_hyper(calls), shutdown.clone()));
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr)).merge(board);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));

@@ -35,7 +35,7 @@ pub struct Settings {
 /// # Errors
 /// The API's descriptors are broken: then this program was built wrongly.
 pub fn routes(grpc: Router, settings: Settings) -> anyhow::Result<Router> {
-    let calls = grpc::web::routes(grpc, &[])?;
+    let calls = grpc::web::routes(grpc, &[], settings.webhook_port)?;
     let call = post(async move |request: Request| calls.oneshot(request).await.into_response());
     let calls = CALLS.iter().fold(Router::new(), |router, name| router.route(&format!("/{}/{name}", grpc::SERVICE_NAME), call.clone()));
     let calls = calls.route_layer(axum::middleware::from_fn(guard::same_origin));

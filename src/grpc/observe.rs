@@ -22,7 +22,13 @@ use crate::telemetry::traces::RequestSpan;
 /// The rpcs that there are, by path. Others come under one name: anybody can make up names.
 static RPCS: LazyLock<HashMap<String, Rpc>> = LazyLock::new(|| {
     let mut rpcs = HashMap::new();
-    for descriptors in [api::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET] {
+    let all = [
+        api::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ];
+    for descriptors in all {
         // Without its descriptors a service is still served, under the name of the others.
         let Ok(pool) = DescriptorPool::decode(descriptors) else { continue };
         for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
@@ -33,6 +39,11 @@ static RPCS: LazyLock<HashMap<String, Rpc>> = LazyLock::new(|| {
     }
     rpcs
 });
+
+/// Whether there is an rpc at this path.
+pub(super) fn is_rpc(path: &str) -> bool {
+    RPCS.contains_key(path)
+}
 
 const OTHER: Rpc = Rpc { name: "_OTHER", is_stream: false };
 

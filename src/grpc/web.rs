@@ -1,22 +1,38 @@
-//! gRPC-Web, for browsers: the same service behind another framing, and the pages that may call it.
+//! What the gRPC port speaks: gRPC, and gRPC-Web for browsers, which is the same service behind another framing. The rest
+//! is refused as HTTP does it.
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::response::IntoResponse;
-use http::{HeaderName, HeaderValue, Method, Request, header};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
+use http_body_util::{BodyExt, Limited};
+use tokio::time::timeout;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::observe;
 
 /// What a page may read of an answer beyond its body.
 const EXPOSED: [HeaderName; 3] =
     [HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-message"), HeaderName::from_static("grpc-status-details-bin")];
 
-/// Serves gRPC-Web next to gRPC, to pages of these origins. With none, browsers keep every page out.
+/// Where webhooks are taken, on another port.
+const WEBHOOKS: &str = "/webhooks";
+const WEBHOOK: &str = "/webhooks/omniai";
+
+/// How much is read of a request that is refused, and for how long.
+const DISCARDED_BYTES: usize = 4 << 20;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves gRPC-Web next to gRPC, to pages of these origins. With none, browsers keep every page out. A webhook that is
+/// sent here is told the port where it belongs.
 ///
 /// # Errors
 /// An origin that cannot stand in a header.
-pub fn routes(grpc: Router, origins: &[String]) -> anyhow::Result<Router> {
+pub fn routes(grpc: Router, origins: &[String], webhook_port: u16) -> anyhow::Result<Router> {
     let origins = origins.iter().map(|origin| HeaderValue::from_str(origin)).collect::<Result<Vec<_>, _>>()?;
     let cors = (!origins.is_empty()).then(|| {
         CorsLayer::new()
@@ -24,19 +40,30 @@ pub fn routes(grpc: Router, origins: &[String]) -> anyhow::Result<Router> {
             .allow_methods([Method::POST])
             .allow_headers(tower_http::cors::AllowHeaders::mirror_request())
             .expose_headers(EXPOSED)
-            .max_age(std::time::Duration::from_secs(3600))
+            .max_age(Duration::from_secs(3600))
     });
     // gRPC itself passes by: its streams carry no layer that they don't need.
-    let web = GrpcWebLayer::new().layer(grpc.clone());
-    let web = Router::new().fallback_service(web);
-    let web = match cors {
-        Some(cors) => web.layer(cors),
-        None => web,
+    let web = Router::new().fallback_service(GrpcWebLayer::new().layer(grpc.clone()));
+    let (web, answers_preflights) = match cors {
+        Some(cors) => (web.layer(cors), true),
+        None => (web, false),
     };
-    let routes = move |request: Request<Body>| {
+    let routes = move |mut request: Request<Body>| {
         let (grpc, web) = (grpc.clone(), web.clone());
         async move {
-            let router = if is_web(&request) { web } else { grpc };
+            let router = match protocol(&request, answers_preflights, webhook_port) {
+                Ok(Protocol::Grpc) => grpc,
+                Ok(Protocol::Preflight) => web,
+                Ok(Protocol::GrpcWeb(content_type)) => {
+                    // The layer knows it only without parameters and in lower case.
+                    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                    web
+                }
+                Err(refusal) => {
+                    discard(request.into_body()).await;
+                    return refusal.into_response();
+                }
+            };
             // Routers cannot fail.
             router.oneshot(request).await.into_response()
         }
@@ -44,8 +71,126 @@ pub fn routes(grpc: Router, origins: &[String]) -> anyhow::Result<Router> {
     Ok(Router::new().fallback(routes))
 }
 
-/// gRPC-Web, or a browser's question whether it may.
-fn is_web<B>(request: &Request<B>) -> bool {
-    let content_type = request.headers().get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-    request.method() == Method::OPTIONS || content_type.starts_with(b"application/grpc-web")
+/// What a request speaks.
+#[derive(Debug, PartialEq, Eq)]
+enum Protocol {
+    Grpc,
+    /// gRPC-Web, with this content type.
+    GrpcWeb(&'static str),
+    /// A browser's question whether a page may call.
+    Preflight,
+}
+
+/// A request that this port cannot answer as gRPC. Its sender may know nothing of gRPC, and would take a gRPC status
+/// (which comes with HTTP's 200) for success.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    status: StatusCode,
+    error: String,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let Self { status, error } = self;
+        tracing::warn!(listener = "grpc", status = status.as_u16(), error, "request refused");
+        let mut response = (status, format!("{}\n", serde_json::json!({ "error": error }))).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        }
+        response
+    }
+}
+
+/// Reads the body of a request that is refused, and drops it: a sender that is answered before it has sent everything may
+/// see a broken connection instead of the answer.
+async fn discard(body: Body) {
+    let mut body = Limited::new(body, DISCARDED_BYTES);
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    // What is larger or slower is answered all the same.
+    let _ = timeout(DISCARD_TIMEOUT, all).await;
+}
+
+/// Finds out what a request speaks.
+///
+/// # Errors
+/// Nothing that is served here.
+fn protocol<B>(request: &Request<B>, answers_preflights: bool, webhook_port: u16) -> Result<Protocol, Refusal> {
+    let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if answers_preflights && is_preflight {
+        return Ok(Protocol::Preflight);
+    }
+    let path = request.uri().path();
+    let (is_rpc, is_post) = (observe::is_rpc(path), request.method() == Method::POST);
+    let is_webhook = path == WEBHOOKS || path.strip_prefix(WEBHOOKS).is_some_and(|rest| rest.starts_with('/'));
+    let (status, error) = match by_content_type(request.headers()) {
+        Some(_) if !is_post => (StatusCode::METHOD_NOT_ALLOWED, "calls are made with POST only".to_owned()),
+        Some(Protocol::Grpc) if request.version() < Version::HTTP_2 => (
+            StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            "gRPC needs HTTP/2, and this request came by HTTP/1: let proxies in between pass HTTP/2 on, or use gRPC-Web".to_owned(),
+        ),
+        Some(protocol) => return Ok(protocol),
+        None if is_rpc && !is_post => (StatusCode::METHOD_NOT_ALLOWED, "calls are made with POST only".to_owned()),
+        None if is_rpc => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "this port speaks gRPC (application/grpc) and gRPC-Web (application/grpc-web+proto): the content type is neither".to_owned(),
+        ),
+        None if is_webhook && is_post => (
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            format!(
+                "this is the gRPC port, and it takes no webhooks: post events to {WEBHOOK} on port {webhook_port}, where this server's \
+                 --http-addr listens"
+            ),
+        ),
+        None => (
+            StatusCode::NOT_FOUND,
+            format!(
+                "there is nothing at this path: this port speaks gRPC and gRPC-Web. Webhooks are taken at {WEBHOOK} on port \
+                 {webhook_port}; health, metrics and the board are where this server's --admin-addr listens"
+            ),
+        ),
+    };
+    Err(Refusal { status, error })
+}
+
+/// The protocol that a content type names: whatever its case and parameters, but one with messages in protobuf.
+fn by_content_type(headers: &HeaderMap) -> Option<Protocol> {
+    const WEB: [&str; 4] =
+        ["application/grpc-web", "application/grpc-web+proto", "application/grpc-web-text", "application/grpc-web-text+proto"];
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else { return None };
+    let essence = value.to_str().ok()?.split(';').next().unwrap_or_default().trim();
+    if ["application/grpc", "application/grpc+proto"].iter().any(|grpc| essence.eq_ignore_ascii_case(grpc)) {
+        return Some(Protocol::Grpc);
+    }
+    WEB.into_iter().find(|web| essence.eq_ignore_ascii_case(web)).map(Protocol::GrpcWeb)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_types_are_read_whatever_their_case_and_parameters() {
+        let read = |values: &[&'static str]| {
+            let header = |value: &&'static str| (header::CONTENT_TYPE, HeaderValue::from_static(value));
+            by_content_type(&values.iter().map(header).fold(HeaderMap::new(), |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            }))
+        };
+        for grpc in
+            ["application/grpc", "Application/GRPC", "application/grpc+proto", "application/grpc; charset=utf-8", "application/grpc;"]
+        {
+            assert_eq!(read(&[grpc]), Some(Protocol::Grpc), "{grpc}");
+        }
+        assert_eq!(read(&["application/grpc-web"]), Some(Protocol::GrpcWeb("application/grpc-web")));
+        assert_eq!(read(&["Application/grpc-web+Proto ;charset=utf-8"]), Some(Protocol::GrpcWeb("application/grpc-web+proto")));
+        assert_eq!(read(&["application/grpc-web-text"]), Some(Protocol::GrpcWeb("application/grpc-web-text")));
+        for other in ["", "application/json", "application/grpcx", "application/grpc+json", "application/grpc-web+json", "text/plain"] {
+            assert_eq!(read(&[other]), None, "{other}");
+        }
+        assert_eq!(read(&[]), None);
+        assert_eq!(read(&["application/grpc", "text/plain"]), None);
+    }
 }

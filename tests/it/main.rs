@@ -13,6 +13,7 @@ mod connections;
 mod dead_letters;
 mod deploy;
 mod faults;
+mod grpc_port;
 mod grpcurl;
 mod guarantees;
 mod health;

@@ -1,0 +1,157 @@
+//! What the gRPC port does not speak is refused as HTTP does it, so that a sender who knows nothing of gRPC notices.
+
+use std::process::Command;
+
+use leadfold::api::{DeleteLeadRequest, GetLeadRequest};
+use serde_json::Value;
+
+use crate::support::events::{SAMPLE_TIME, message};
+use crate::support::server::{Options, Server, WEBHOOK};
+use crate::support::{Setup, fresh_id};
+
+const GET_LEAD: &str = "/leadfold.v1.LeadService/GetLead";
+const DELETE_LEAD: &str = "/leadfold.v1.LeadService/DeleteLead";
+const PROTOCOLS: [&str; 2] = ["--http1.1", "--http2-prior-knowledge"];
+
+/// What curl is answered.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    /// Names in lower case.
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    /// What a refusal says.
+    #[track_caller]
+    fn error(&self) -> String {
+        assert!(self.headers.contains("\ncontent-type: application/json"), "{self:?}");
+        assert!(!self.headers.contains("\ngrpc-status:"), "{self:?}");
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        body["error"].as_str().expect("words").to_owned()
+    }
+}
+
+/// A request of curl's to the gRPC port.
+fn curl(server: &Server, protocol: &str, method: &str, path: &str, content_type: &str, body: &[u8]) -> Answer {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (sent, headers, got) = (dir.path().join("sent"), dir.path().join("headers"), dir.path().join("got"));
+    std::fs::write(&sent, body).expect("a file");
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--show-error", "--noproxy", "*", "--max-time", "15", "--path-as-is", protocol]);
+    command.arg("--dump-header").arg(&headers).arg("--output").arg(&got);
+    match method {
+        "HEAD" => drop(command.arg("--head")),
+        _ => drop(command.args(["--request", method]).arg("--data-binary").arg(format!("@{}", sent.display()))),
+    }
+    // Without a value curl sends none.
+    command.args(["--header", &format!("content-type: {content_type}"), "--header", "te: trailers"]);
+    let output = command.arg(format!("http://{}{path}", server.grpc)).output().expect("curl");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let headers = std::fs::read_to_string(headers).expect("headers").to_lowercase();
+    let status = headers.split_whitespace().nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    Answer { status, headers, body: std::fs::read(got).unwrap_or_default() }
+}
+
+fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let message = message.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("a short message").to_be_bytes();
+    [&[0], &length[..], &message].concat()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_is_posted_there_fails_and_is_told_where_to_go() {
+    let server = Setup::embedded();
+    let lead_id = fresh_id();
+    let mut event = message(&lead_id, "a1", SAMPLE_TIME);
+    // More than arrives at once: the answer is seen although it does not depend on the body.
+    event["actionLog"]["summary"] = "s".repeat(900_000).into();
+    let event = event.to_string();
+    let webhook_port = server.http.rsplit_once(':').expect("a port").1;
+    for protocol in PROTOCOLS {
+        for path in [WEBHOOK.to_owned(), format!("{WEBHOOK}/some-workspace")] {
+            for content_type in ["application/json", "application/json; charset=utf-8", "text/plain", ""] {
+                let answer = curl(&server, protocol, "POST", &path, content_type, event.as_bytes());
+                assert_eq!(answer.status, 415, "{protocol} {path} {content_type}: {answer:?}");
+                let error = answer.error();
+                assert!(error.contains(WEBHOOK) && error.contains(&format!("port {webhook_port},")), "{error}");
+            }
+        }
+    }
+    let status = server.client().get_lead(GetLeadRequest { lead_id }).await.expect_err("nothing was taken");
+    assert_eq!(status.code(), tonic::Code::NotFound);
+    assert!(server.logs().contains("it takes no webhooks"), "the operator can see it: {}", server.logs());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_content_types_and_paths_are_refused() {
+    let server = Setup::embedded();
+    for protocol in PROTOCOLS {
+        for content_type in ["application/json", "", "application/grpcx", "application/grpc+json", "application/grpc-web+json"] {
+            let answer = curl(&server, protocol, "POST", GET_LEAD, content_type, b"{}");
+            assert_eq!(answer.status, 415, "{protocol} {content_type}: {answer:?}");
+            assert!(answer.error().contains("application/grpc"), "{answer:?}");
+        }
+        for (method, path) in
+            [("GET", "/"), ("POST", "/"), ("GET", "/metrics"), ("POST", "/leadfold.v1.LeadService/Nothing"), ("GET", WEBHOOK)]
+        {
+            let answer = curl(&server, protocol, method, path, "application/json", b"{}");
+            assert_eq!(answer.status, 404, "{protocol} {method} {path}: {answer:?}");
+            let error = answer.error();
+            assert!(error.contains(WEBHOOK) && error.contains("--admin-addr"), "{error}");
+        }
+    }
+    // Over HTTP/1 the status of gRPC, which comes in trailers, would be lost.
+    let answer = curl(&server, "--http1.1", "POST", GET_LEAD, "application/grpc", &framed(&GetLeadRequest { lead_id: "l".into() }));
+    assert_eq!(answer.status, 505, "{answer:?}");
+    assert!(answer.error().contains("HTTP/2"), "{answer:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_post_runs_a_call() {
+    for options in [Options::default(), Options::default().env("LEADFOLD_CORS_ORIGIN", "https://desk.example")] {
+        let server = Server::start(&options);
+        let lead_id = fresh_id();
+        server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+        let request = framed(&DeleteLeadRequest { lead_id: lead_id.clone() });
+        let types = ["application/grpc", "application/grpc+proto", "application/grpc-web+proto", "application/json", ""];
+        for protocol in PROTOCOLS {
+            for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "QUERY", "OPTIONS"] {
+                for content_type in types {
+                    let answer = curl(&server, protocol, method, DELETE_LEAD, content_type, &request);
+                    let what = format!("{protocol} {method} {content_type}: {answer:?}");
+                    assert!(answer.status == 405 && answer.headers.contains("\nallow: post"), "{what}");
+                    if method != "HEAD" {
+                        assert!(answer.error().contains("POST"), "{what}");
+                    }
+                }
+            }
+        }
+        server.lead(&lead_id).await;
+    }
+}
+
+/// With parameters and in any case, as other servers take them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_port_speaks_is_served_however_it_is_written() {
+    let server = Setup::embedded();
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+    let request = framed(&GetLeadRequest { lead_id: lead_id.clone() });
+    for protocol in PROTOCOLS {
+        for content_type in ["application/grpc-web+proto", "application/grpc-web", "Application/GRPC-web+proto; charset=utf-8"] {
+            let answer = curl(&server, protocol, "POST", GET_LEAD, content_type, &request);
+            assert_eq!(answer.status, 200, "{protocol} {content_type}: {answer:?}");
+            assert!(String::from_utf8_lossy(&answer.body).contains("grpc-status:0"), "{protocol} {content_type}: {answer:?}");
+        }
+    }
+    for content_type in ["application/grpc", "application/grpc+proto", "Application/GRPC;charset=utf-8"] {
+        let answer = curl(&server, "--http2-prior-knowledge", "POST", GET_LEAD, content_type, &request);
+        assert_eq!(answer.status, 200, "{content_type}: {answer:?}");
+        assert!(String::from_utf8_lossy(&answer.body).contains(&lead_id), "{content_type}: {answer:?}");
+    }
+    // A call that does not exist is a status of gRPC for those who speak it.
+    let answer = curl(&server, "--http2-prior-knowledge", "POST", "/leadfold.v1.LeadService/Nothing", "application/grpc", &request);
+    assert!(answer.status == 200 && answer.headers.contains("\ngrpc-status: 12"), "{answer:?}");
+}
