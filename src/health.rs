@@ -60,8 +60,9 @@ impl Health {
 
     fn feed(&self) -> Part {
         let lag = self.hub.silence();
-        let (parts, doubtful) = self.hub.parts();
+        let (parts, doubtful, unconfirmed) = self.hub.parts();
         let said = match (doubtful, parts) {
+            (0, _) if unconfirmed > 0 => Some("the sentinels do not confirm the primary: no heartbeats are sent".to_owned()),
             (0, _) => None,
             (_, 1) => Some("the change feed is silent".to_owned()),
             _ => Some(format!("{doubtful} of {parts} parts of the change feed are silent")),

@@ -97,6 +97,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let spool = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub), spool);
     let settling = Arc::clone(&store);
+    let spool_at_end = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
     // Until it was looked at.
     tell_clients(&reporter, false).await;
 
@@ -162,8 +163,30 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         settling.settled().await;
     })
     .await;
+    spool_what_may_be_lost(&*settling, spool_at_end.as_deref()).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// What was acknowledged just before Redis went away is known to this process alone: the next one has it from the spool.
+async fn spool_what_may_be_lost(store: &dyn Store, spool: Option<&Spool>) {
+    let changes = store.take_unsettled().await;
+    if changes.is_empty() {
+        return;
+    }
+    let (count, mut kept) = (changes.len(), 0);
+    if let Some(spool) = spool {
+        // Together, so that they share fsyncs.
+        for some in changes.chunks(256) {
+            let pushed = futures::future::join_all(some.iter().map(|change| spool.push(change))).await;
+            kept += pushed.iter().filter(|pushed| pushed.is_ok()).count();
+        }
+    }
+    if kept == count {
+        tracing::warn!(kept, "Redis is away: what it had acknowledged just before is in the spool, to be applied again");
+    } else {
+        tracing::error!(lost = count - kept, kept, "Redis is away: what it had acknowledged just before may be lost with it");
+    }
 }
 
 /// Ends everything politely: returns when it has ended, or a little before the deadline.

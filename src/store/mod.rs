@@ -126,6 +126,11 @@ pub enum FeedEvent {
     },
     /// Changes may have been missed: read again whatever matters.
     Gap,
+    /// A part of the feed is connected, but whether its server is the one that takes the changes nobody confirms now.
+    Unconfirmed {
+        /// Which, as in [`FeedEvent::Alive`].
+        part: u16,
+    },
     /// Everything that happened in a part of the store until this moment has been told.
     Alive {
         /// Which: [`Store::feed_part`] says where a lead is.
@@ -233,6 +238,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until changes that have to be applied again, since a server may have lost them, have been applied.
     async fn settled(&self) {}
+
+    /// Takes out what was acknowledged just before, and whose server is away now or was replaced: it may be lost, and nobody
+    /// else knows of it.
+    async fn take_unsettled(&self) -> Vec<Change> {
+        Vec::new()
+    }
 
     /// Its name, for people.
     fn name(&self) -> &'static str;

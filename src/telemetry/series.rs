@@ -48,7 +48,7 @@ const UNARY_CALLS: &[&str] = &[
 
 const WATCHES: &[&str] = &["leadfold.v1.LeadService/WatchLead", "leadfold.v1.LeadService/WatchLeads"];
 
-const REDIS_CALLS: &[&str] = &["apply", "read", "activities", "list", "delete", "version"];
+const REDIS_CALLS: &[&str] = &["apply", "read", "activities", "list", "delete", "version", "probe", "probe_reads"];
 
 /// Those that Redis gives while it is in some trouble, and two of ours.
 const REDIS_CODES: &[&str] = &[

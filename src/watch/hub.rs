@@ -32,6 +32,8 @@ pub(super) struct Shared {
     started: Instant,
     /// When each part of the feed last proved to be complete, in ms since `started`.
     alive: Vec<AtomicU64>,
+    /// When each part last proved to be connected at least.
+    connected: Vec<AtomicU64>,
     draining: AtomicBool,
 }
 
@@ -49,14 +51,16 @@ impl Hub {
     /// Starts to follow the store's feed.
     pub fn start(store: Arc<dyn Store>) -> Self {
         let feed = store.feed();
-        let alive = std::iter::repeat_with(AtomicU64::default).take(usize::from(store.feed_parts().max(1))).collect();
+        let parts = usize::from(store.feed_parts().max(1));
+        let times = || std::iter::repeat_with(AtomicU64::default).take(parts).collect();
         let shared = Arc::new(Shared {
             store,
             reads: Semaphore::new(READS_IN_FLIGHT),
             topics: Mutex::default(),
             scopes: Mutex::default(),
             started: Instant::now(),
-            alive,
+            alive: times(),
+            connected: times(),
             draining: AtomicBool::new(false),
         });
         tokio::spawn(follow_feed(feed, Arc::clone(&shared)));
@@ -105,10 +109,12 @@ impl Hub {
         (0..self.shared.alive.len()).map(|part| self.shared.silence(part)).max().unwrap_or_default()
     }
 
-    /// How many parts the feed has, and how many of them are in doubt.
-    pub fn parts(&self) -> (usize, usize) {
+    /// How many parts the feed has, how many of them are silent, and how many more are heard without being confirmed.
+    pub fn parts(&self) -> (usize, usize, usize) {
         let parts = self.shared.alive.len();
-        (parts, (0..parts).filter(|part| self.shared.silence(*part) >= TRUSTED_FOR).count())
+        let doubtful = (0..parts).filter(|part| self.shared.silence(*part) >= TRUSTED_FOR).count();
+        let silent = (0..parts).filter(|part| self.shared.since(&self.shared.connected, *part) >= TRUSTED_FOR).count();
+        (parts, silent, doubtful.saturating_sub(silent))
     }
 
     /// Leads that are watched now.
@@ -145,8 +151,19 @@ impl Shared {
     }
 
     fn silence(&self, part: usize) -> Duration {
-        let alive = self.alive.get(part).map_or(0, |alive| alive.load(Ordering::Acquire));
-        self.started.elapsed().saturating_sub(Duration::from_millis(alive))
+        self.since(&self.alive, part)
+    }
+
+    fn since(&self, times: &[AtomicU64], part: usize) -> Duration {
+        let time = times.get(part).map_or(0, |time| time.load(Ordering::Acquire));
+        self.started.elapsed().saturating_sub(Duration::from_millis(time))
+    }
+
+    fn note(&self, times: &[AtomicU64], part: u16) {
+        let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if let Some(time) = times.get(usize::from(part)) {
+            time.store(now, Ordering::Release);
+        }
     }
 
     /// The topic of a lead, which lives as long as somebody holds it.
@@ -211,11 +228,10 @@ impl Shared {
                 }
             }
             FeedEvent::Alive { part } => {
-                let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                if let Some(alive) = self.alive.get(usize::from(part)) {
-                    alive.store(now, Ordering::Release);
-                }
+                self.note(&self.alive, part);
+                self.note(&self.connected, part);
             }
+            FeedEvent::Unconfirmed { part } => self.note(&self.connected, part),
         }
     }
 }

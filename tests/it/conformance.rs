@@ -377,7 +377,7 @@ async fn every_change_is_told_once_in_order(kept: Kept) {
                 }
                 assert!(version > previous);
             }
-            FeedEvent::Alive { .. } => {}
+            FeedEvent::Alive { .. } | FeedEvent::Unconfirmed { .. } => {}
             FeedEvent::Gap => panic!("nothing was lost"),
         }
     }

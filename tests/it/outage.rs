@@ -113,6 +113,29 @@ async fn what_a_redis_forgets_when_it_crashes_is_applied_again() {
     .await;
 }
 
+/// A rolling restart while Redis is away, which comes back without its last writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_redis_forgot_is_in_the_spool_of_an_instance_that_was_ended_meanwhile() {
+    let (mut redis, dir) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    let mut server = Server::start(&Options::on(&redis).data_dir(dir.path()));
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "kept", SAMPLE_TIME)).await;
+    redis.dump();
+    for number in 0..100 {
+        server.apply(&message(&lead_id, &format!("lost{number}"), SAMPLE_TIME)).await;
+    }
+    redis.kill();
+    assert!(server.terminate().status.success());
+    assert!(server.logs().contains("is in the spool, to be applied again"), "{}", server.logs());
+    redis.restart();
+    let server = Server::start(&Options::on(&redis).data_dir(dir.path()));
+    eventually("what was lost is there again", async || {
+        let lead = server.client().get_lead(GetLeadRequest { lead_id: lead_id.clone() }).await.ok()?.into_inner().lead?;
+        (lead.message_count == 101).then_some(())
+    })
+    .await;
+}
+
 fn watch_version(event: Event) -> u64 {
     match event {
         Event::Snapshot(snapshot) => snapshot.lead.map_or(0, |lead| lead.version),

@@ -122,8 +122,11 @@ impl Cluster {
 
     /// Renews the map where an error says that it may be wrong.
     pub(super) fn look_at(self: &Arc<Self>, error: &RedisError) {
-        use ServerErrorKind::{ClusterDown, MasterDown, Moved, ReadOnly};
-        if error.is_io_error() || matches!(error.kind(), ErrorKind::Server(ClusterDown | MasterDown | Moved | ReadOnly)) {
+        use ServerErrorKind::{Ask, CrossSlot, ExecAbort, NoScript, NotBusy, ResponseError, TryAgain};
+        // These come from a node that works. Any other error, also a refusal of the password or of the server as a whole, may
+        // mean that another node has the slot by now.
+        let works = [Ask, CrossSlot, ExecAbort, NoScript, NotBusy, ResponseError, TryAgain];
+        if !matches!(error.kind(), ErrorKind::Server(kind) if works.contains(&kind)) {
             self.renew_soon();
         }
     }

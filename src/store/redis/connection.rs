@@ -5,14 +5,14 @@
 //! Sentinel either. So the server is looked for anew whenever a connection has shown that it leads to none that works,
 //! and as soon as the sentinels name another one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, Value};
 
-use super::handshake::ServerId;
+use super::handshake::{ServerId, is_of_line};
+use super::reply;
 use super::route::Purpose;
 use super::server::{Opened, Server};
 
@@ -48,8 +48,6 @@ struct Open {
     opened: Opened,
     generation: u64,
     since: Instant,
-    /// When it last had an answer, in ms since `since`.
-    answered: Arc<AtomicU64>,
 }
 
 /// An answer, and which server gave it.
@@ -87,12 +85,25 @@ impl Connection {
         })
     }
 
-    /// Which server this leads to, and when it last gave an answer that counts. Connects if need be.
-    pub(super) async fn server(&self) -> RedisResult<(ServerId, Instant)> {
+    /// Which server this leads to, by what it says now. Connects if need be. One that was demoted and promoted again, and kept
+    /// its connections, is another one: it may have lost what it had.
+    pub(super) async fn server(&self) -> RedisResult<ServerId> {
         let open = self.shared.open().await?;
-        self.shared.server.confirm(&open.opened)?;
-        let answered = open.since + Duration::from_millis(open.answered.load(Ordering::Relaxed));
-        Ok((open.opened.server_id, answered))
+        let replication = self.shared.send(&open, redis::cmd("INFO").arg("replication"), Asking::No).await.inspect_err(|error| {
+            self.shared.gives_up(&open, error);
+        })?;
+        let id = &open.opened.server_id;
+        if reply::text(replication.value).is_ok_and(|info| is_of_line(id, &info)) {
+            return Ok(Arc::clone(id));
+        }
+        let mut state = self.shared.state();
+        if state.generation == open.generation {
+            state.open = None;
+        }
+        Err(RedisError::from(std::io::Error::new(
+            std::io::ErrorKind::ConnectionAborted,
+            "the server has begun another line of replication",
+        )))
     }
 }
 
@@ -141,8 +152,6 @@ impl Shared {
         if self.purpose == Purpose::Write {
             self.server.confirm(opened)?;
         }
-        let answered = u64::try_from(open.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        open.answered.store(answered, Ordering::Relaxed);
         Ok(Answered { value, server_id: Arc::clone(&opened.server_id) })
     }
 
@@ -172,7 +181,7 @@ impl Shared {
         match connected {
             Ok(opened) => {
                 state.generation += 1;
-                let open = Open { opened, generation: state.generation, since: Instant::now(), answered: Arc::default() };
+                let open = Open { opened, generation: state.generation, since: Instant::now() };
                 (state.open, state.failed) = (Some(open.clone()), None);
                 Ok(open)
             }

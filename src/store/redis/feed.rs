@@ -163,8 +163,13 @@ impl Reader {
                 return Ok(Closed);
             }
             // While the sentinels do not confirm the primary there may be another one with news of its own.
-            let is_complete = !has_more && source.node.server().confirm(&source.opened).is_ok();
-            if is_complete && self.pulse.beat(self.part).await.is_err() {
+            let is_confirmed = source.node.server().confirm(&source.opened).is_ok();
+            let beat = match (has_more, is_confirmed) {
+                (true, _) => Ok(()),
+                (false, true) => self.pulse.beat(self.part).await,
+                (false, false) => self.pulse.unconfirmed(self.part).await,
+            };
+            if beat.is_err() {
                 return Ok(Closed);
             }
             if !quiet {

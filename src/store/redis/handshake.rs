@@ -19,6 +19,9 @@ use crate::time::{Clock, Timestamp};
 /// The oldest version whose scripts, functions and ACL rules are those that leadfold uses.
 const LEAST_VERSION: (u32, u32) = (7, 0);
 
+/// What a server calls its line of replication. It begins another one when it is promoted.
+const REPLICATION_ID: &str = "master_replid";
+
 /// Names one server process and its line of replication: as long as it stays the same, nothing that was acknowledged is
 /// lost. A restart, a failover or a promotion changes it.
 pub(super) type ServerId = Arc<str>;
@@ -92,7 +95,7 @@ impl Handshake {
             self.clock.learn(Timestamp::from_micros(micros), took);
         }
         self.agree_on_layout(connection, purpose).await?;
-        let id = [info.field("run_id"), info.field("master_replid")].map(Option::unwrap_or_default);
+        let id = [info.field("run_id"), info.field(REPLICATION_ID)].map(Option::unwrap_or_default);
         Ok(id.join(" ").into())
     }
 
@@ -171,6 +174,12 @@ impl Handshake {
              --key-prefix"
         )
     }
+}
+
+/// Whether a server's line of replication, as `INFO replication` tells it, is still that of its id.
+pub(super) fn is_of_line(id: &ServerId, info: &str) -> bool {
+    let line = id.rsplit_once(' ').map_or("", |(_, line)| line);
+    info.lines().find_map(|told| told.strip_prefix(REPLICATION_ID)?.strip_prefix(':')).map(str::trim) == Some(line)
 }
 
 /// The answer to `INFO`.

@@ -51,6 +51,8 @@ const MAX_CONFLICTS: usize = 100;
 const CONTENDED: usize = 3;
 /// How often it is looked whether a server was replaced that may have lost what it acknowledged.
 const REPLAY_EVERY: Duration = Duration::from_millis(250);
+/// How often a cluster is asked for its slots though nothing says that they have moved.
+const RENEW_EVERY: Duration = Duration::from_secs(5);
 /// Leads whose changes are applied again at the same time.
 const REPLAYS: usize = 64;
 /// How long it is tried to reach a Redis at the start, and the wait between two tries: nodes and sentinels take a moment
@@ -270,16 +272,17 @@ impl Inner {
 
     async fn probe_reads(&self, partition: u16) -> Result<(), StoreError> {
         let mut reads = self.reads(partition);
-        let read = redis::cmd("HGET").arg(self.config_key(partition)).arg("layout").exec_async(&mut reads).await;
-        read.map_err(|error| reads.explain(&error))
+        let key = self.config_key(partition);
+        let read = self.scripts.probe_reads.call(&mut reads, &[key.as_bytes()], &[]).await;
+        read.map(drop).map_err(|error| reads.explain(&error))
     }
 
     async fn probe_writes(&self, partition: u16) -> Result<(), StoreError> {
         let slot = self.keys.slot(partition);
         let mut writes = self.route.to(slot, Purpose::Write);
         let asked = Instant::now();
-        let mut probe = redis::cmd("EVAL");
-        let time: Result<(i64, i64), _> = probe.arg(script::PROBE).arg(1).arg(self.keys.feed(partition)).query_async(&mut writes).await;
+        let time = self.scripts.probe.call(&mut writes, &[self.keys.feed(partition).as_bytes()], &[]).await;
+        let time = time.and_then(|time| Ok(redis::from_redis_value::<(i64, i64)>(time)?));
         let (seconds, micros) = time.map_err(|error| writes.explain(&error))?;
         if self.route.owner(slot).is_ok_and(|node| node.server().keeps_the_time()) {
             self.clock.learn(Timestamp::from_micros(seconds.saturating_mul(1_000_000).saturating_add(micros)), asked.elapsed());
@@ -329,8 +332,10 @@ impl Inner {
         self.route.owner(self.keys.slot(partition)).map_or_else(|_| "an unknown address".to_owned(), |node| node.name())
     }
 
-    async fn delete(&self, lead_id: &str) -> Result<bool, StoreError> {
+    /// A deletion that is repeated leaves a tombstone in any case.
+    async fn delete(&self, lead_id: &str, is_repeated: bool) -> Result<bool, StoreError> {
         let keys = self.keys.lead(lead_id);
+        let repeated = if is_repeated { "1" } else { "0" };
         let feed = self.keys.feed(keys.partition);
         let (now, tombstone, feed_length) =
             (self.clock.now().millis().to_string(), TOMBSTONE.as_secs().to_string(), self.limits.feed_length.to_string());
@@ -339,7 +344,7 @@ impl Inner {
         loop {
             let index = self.keys.index(keys.partition, &workspace_id);
             let named = [&keys.lead, &keys.history, &keys.timeline, &keys.details, &index, &feed].map(|key| key.as_bytes());
-            let args = [lead_id, &workspace_id, &now, &tombstone, &feed_length].map(str::as_bytes);
+            let args = [lead_id, &workspace_id, &now, &tombstone, &feed_length, repeated].map(str::as_bytes);
             let answer = self.scripts.delete.call(&mut writes, &named, &args).await;
             match answer.map_err(|error| writes.explain(&error))? {
                 Value::Int(deleted) => {
@@ -357,8 +362,13 @@ impl Inner {
     async fn replay_what_is_lost(self, store: Weak<()>) {
         let mut ticks = tokio::time::interval(REPLAY_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut renewed = Instant::now();
         while store.strong_count() > 0 {
             ticks.tick().await;
+            if renewed.elapsed() >= RENEW_EVERY {
+                renewed = Instant::now();
+                self.route.renew();
+            }
             let alive = self.alive(&self.acknowledged.partitions()).await;
             let lost = self.acknowledged.take_lost(|partition| alive.get(&partition).cloned());
             if !lost.is_empty() {
@@ -379,8 +389,9 @@ impl Inner {
         });
         let asked = servers.map(async |(node, of)| {
             // Connects where there is no connection: a server that was replaced is found without an event to apply.
+            let asked = std::time::Instant::now();
             let server = timeout(APPLY_DEADLINE, node.of(Purpose::Write).server()).await;
-            server.ok().and_then(Result::ok).map(|(id, answered)| (id, answered, of))
+            server.ok().and_then(Result::ok).map(|id| (id, asked, of))
         });
         let mut alive = HashMap::new();
         for (id, answered, of) in join_all(asked).await.into_iter().flatten() {
@@ -426,7 +437,7 @@ impl Inner {
         while let Some(mut entry) = entries.next() {
             let outcome = match &entry.what {
                 Acknowledged::Change { change, version } => self.replay_change(change, *version, &mut replayed).await,
-                Acknowledged::Deletion(lead_id) => self.delete(lead_id).await,
+                Acknowledged::Deletion(lead_id) => self.delete(lead_id, true).await,
             };
             match outcome {
                 Ok(was_lost) => {
@@ -563,7 +574,7 @@ impl Store for RedisStore {
     }
 
     async fn delete(&self, lead_id: &str) -> Result<bool, StoreError> {
-        self.inner.delete(lead_id).await
+        self.inner.delete(lead_id, false).await
     }
 
     fn feed(&self) -> FeedReceiver {
@@ -607,6 +618,20 @@ impl Store for RedisStore {
 
     async fn settled(&self) {
         self.inner.acknowledged.settled().await;
+    }
+
+    async fn take_unsettled(&self) -> Vec<Change> {
+        let acknowledged = &self.inner.acknowledged;
+        let alive = self.inner.alive(&acknowledged.partitions()).await;
+        let unsettled = acknowledged.take_unsettled(|partition| alive.get(&partition).cloned());
+        let changes = unsettled.into_iter().filter_map(|what| match what {
+            Acknowledged::Change { change, .. } => Some(*change),
+            Acknowledged::Deletion(lead_id) => {
+                tracing::error!(lead_id, "a lead was deleted just before its Redis went away: if it is still there then, delete it again");
+                None
+            }
+        });
+        changes.collect()
     }
 
     fn name(&self) -> &'static str {

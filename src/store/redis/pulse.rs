@@ -54,6 +54,12 @@ impl Pulse {
         self.tell_gap().await
     }
 
+    /// The reader of a part has told everything that its server has; which may not be everything.
+    pub(super) async fn unconfirmed(&self, part: u16) -> Result<(), Closed> {
+        self.tell_gap().await?;
+        self.tell(FeedEvent::Unconfirmed { part }).await
+    }
+
     /// The reader of a part has told everything up to now.
     pub(super) async fn beat(&self, part: u16) -> Result<(), Closed> {
         self.tell_gap().await?;

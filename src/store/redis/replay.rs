@@ -118,6 +118,13 @@ impl ReplayBuffer {
         lost
     }
 
+    /// Takes out all that is not known to be held by a living server.
+    pub(super) fn take_unsettled(&self, alive: impl Fn(u16) -> Option<Alive>) -> Vec<Acknowledged> {
+        let entries = std::mem::take(&mut self.state().entries);
+        let is_safe = |entry: &Entry| alive(entry.partition).is_some_and(|(server, _)| server == entry.server);
+        entries.into_iter().filter(|entry| !is_safe(entry)).map(|entry| entry.what).collect()
+    }
+
     /// An entry was applied again: it was kept anew when that was acknowledged.
     pub(super) fn done(&self, entry: &Entry) {
         let mut state = self.state();

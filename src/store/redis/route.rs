@@ -124,6 +124,13 @@ impl Route {
         }
     }
 
+    /// Asks again who has which slot: nobody has to say so where slots come back to a node that was left.
+    pub(super) fn renew(&self) {
+        if let Self::Cluster(cluster) = self {
+            cluster.renew_soon();
+        }
+    }
+
     /// What an error means, and which server said so.
     pub(super) fn explain(&self, slot: u16, error: &RedisError) -> StoreError {
         match self.owner(slot) {

@@ -75,16 +75,6 @@ impl Script {
     }
 }
 
-/// Writes nothing, and yet is refused by whatever would refuse a change: a server that is a replica, has no memory or
-/// cannot write to its disk; one that does not have the key's slot; a user who lacks a right. Answers with Redis's time.
-pub(super) const PROBE: &str = "#!lua
-for _, command in ipairs({'HSET', 'HSETNX', 'HDEL', 'ZADD', 'ZREM', 'ZPOPMIN', 'XADD', 'UNLINK', 'EXPIRE'}) do
-  if not redis.acl_check_cmd(command, KEYS[1]) then
-    return redis.error_reply('NOPERM ' .. command)
-  end
-end
-return redis.call('TIME')";
-
 /// All of them. `#!lua` makes Redis refuse a script that cannot finish (out of memory, read only) before its
 /// first write, and keeps it within one slot.
 #[derive(Debug)]
@@ -94,6 +84,8 @@ pub(super) struct Scripts {
     pub(super) activities: Script,
     pub(super) list: Script,
     pub(super) delete: Script,
+    pub(super) probe: Script,
+    pub(super) probe_reads: Script,
     /// Not a script: the read of a lead's version, which most reads are.
     pub(super) version: Calls,
 }
@@ -106,6 +98,8 @@ impl Scripts {
             activities: Script::new("activities", script!("#!lua flags=no-writes", "activities.lua")),
             list: Script::new("list", script!("#!lua flags=no-writes", "list.lua")),
             delete: Script::new("delete", script!("#!lua", "delete.lua")),
+            probe: Script::new("probe", script!("#!lua", "probe.lua")),
+            probe_reads: Script::new("probe_reads", script!("#!lua flags=no-writes", "probe_reads.lua")),
             version: Calls::new("version"),
         }
     }

@@ -72,6 +72,8 @@ struct Asked {
     answer: Option<Answer>,
     /// Why the last question was not answered.
     error: Option<String>,
+    /// It is no sentinel, or knows no primary of that name.
+    is_misconfigured: bool,
 }
 
 #[derive(Default)]
@@ -145,6 +147,11 @@ impl Sentinels {
 
     /// Why the primary is not confirmed.
     pub(super) fn not_confirmed(&self) -> RedisError {
+        // Where every one of them says that it cannot help, waiting changes nothing.
+        let is_misconfigured = self.state().asked.values().all(|asked| asked.is_misconfigured);
+        if is_misconfigured {
+            return RedisError::from((ErrorKind::InvalidClientConfig, "the sentinels cannot be used", self.explain()));
+        }
         RedisError::from((ErrorKind::MasterNameNotFoundBySentinel, "the sentinels do not confirm the primary", self.explain()))
     }
 
@@ -187,13 +194,17 @@ impl Sentinels {
             match heard {
                 Ok(Heard { id, answer, others }) => {
                     let epoch = answer.epoch;
-                    *asked = Asked { id, answer: Some(answer), error: None };
+                    *asked = Asked { id, answer: Some(answer), error: None, is_misconfigured: false };
                     if state.newest.is_none_or(|(newest, seen)| epoch >= newest || seen.elapsed() > EPOCH_REMEMBERED_FOR) {
                         state.newest = Some((epoch, Instant::now()));
                     }
                     learned = others;
                 }
-                Err(error) => asked.error = Some(explain_silence(&error)),
+                Err(error) => {
+                    asked.error = Some(explain_silence(&error));
+                    let says_so = error.kind() == ErrorKind::InvalidClientConfig || error.kind() == ErrorKind::MasterNameNotFoundBySentinel;
+                    asked.is_misconfigured = says_so;
+                }
             }
             self.decide(&state);
             drop(state);
@@ -315,7 +326,7 @@ async fn question(
     let (host, port) = primary.ok_or_else(|| unknown(name))?;
     let number = |field: &str| facts.get(field).and_then(|number| number.parse::<u64>().ok());
     let epoch = number("config-epoch").unwrap_or(0);
-    let others = number("num-other-sentinels").and_then(|others| usize::try_from(others).ok()).unwrap_or(0);
+    let others = number("num-other-sentinels").and_then(|others| usize::try_from(others).ok()).unwrap_or(0).min(MAX_SENTINELS);
     let answer = Answer { asked, primary: Primary { host, port }, epoch, others };
     let others = if learns { others_of(connection, name).await? } else { Vec::new() };
     Ok(Heard { id: id.clone(), answer, others })
@@ -415,7 +426,7 @@ mod tests {
         let asked = Instant::now().checked_sub(Duration::from_millis(ago)).expect("a time");
         let answer = Answer { asked, primary: primary(port), epoch, others };
         let mut state = sentinels.state();
-        state.asked.insert(id.to_owned(), Asked { id: id.to_owned(), answer: Some(answer), error: None });
+        state.asked.insert(id.to_owned(), Asked { id: id.to_owned(), answer: Some(answer), ..Asked::default() });
         if state.newest.is_none_or(|(newest, _)| epoch >= newest) {
             state.newest = Some((epoch, Instant::now()));
         }
@@ -478,7 +489,7 @@ mod tests {
         answered(&sentinels, "a", 0, 1, 1, 2);
         let mut state = sentinels.state();
         let answer = state.asked["a"].answer.clone();
-        state.asked.insert("the same".to_owned(), Asked { id: "a".to_owned(), answer, error: None });
+        state.asked.insert("the same".to_owned(), Asked { id: "a".to_owned(), answer, ..Asked::default() });
         sentinels.decide(&state);
         drop(state);
         assert!(!sentinels.confirms(&primary(1)));

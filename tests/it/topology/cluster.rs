@@ -80,6 +80,54 @@ async fn what_a_takeover_loses_is_applied_again() {
     flow.end().await;
 }
 
+/// A replica takes over that cannot be used, and its primary takes the slots back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slots_that_come_back_from_a_node_that_cannot_be_used_are_found() {
+    let cluster = RedisCluster::start(LONG);
+    tell(&cluster.nodes[PRIMARIES], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let flow = Flow::begin(&cluster.url(), 48).await;
+    cluster.fail_over_to(PRIMARIES, &["CLUSTER", "FAILOVER"]);
+    flow.ledger.until("queued", 50).await;
+    cluster.fail_over_to(0, &["CLUSTER", "FAILOVER"]);
+    // No event of that shard says that its slots have moved: none is answered.
+    flow.server.eventually_metric("leadfold_spool_events", 0.0).await;
+    flow.end().await;
+}
+
+/// There and back again: the node that had acknowledged has the slots again, and without what it had acknowledged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_on_the_way_back_to_the_same_node_is_applied_again() {
+    let cluster = RedisCluster::start(LONG);
+    let server = Server::start(&Options::at(&cluster.url()));
+    let lead_id = loop {
+        let lead_id = fresh_id();
+        server.apply(&message(&lead_id, "kept", SAMPLE_TIME)).await;
+        if cluster.owner(slot_of(&cluster, &lead_id)) == 0 {
+            break lead_id;
+        }
+    };
+    let (primary, replica) = (&cluster.nodes[0], &cluster.nodes[PRIMARIES]);
+    let login = ["CONFIG", "SET", "masteruser", "nobody", "masterauth", "wrong"];
+    tell(replica, &login);
+    tell(primary, &["CLIENT", "KILL", "TYPE", "replica"]);
+    until("the replica is cut off", || text(replica, &["INFO", "replication"]).contains("master_link_status:down"));
+    for number in 0..50 {
+        server.apply(&message(&lead_id, &format!("lost{number}"), SAMPLE_TIME)).await;
+    }
+    // It sees nothing of what happens meanwhile.
+    server.signal("STOP");
+    cluster.fail_over_to(PRIMARIES, &["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    until("the old primary follows the new one", || text(primary, &["INFO", "replication"]).contains("master_link_status:up"));
+    cluster.fail_over_to(0, &["CLUSTER", "FAILOVER", "TAKEOVER"]);
+    server.signal("CONT");
+    eventually("what was lost is there again", async || {
+        let request = leadfold::api::GetLeadRequest { lead_id: lead_id.clone() };
+        let lead = server.client().get_lead(request).await.ok()?.into_inner().lead?;
+        (lead.message_count == 51).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_move_under_load_and_nothing_is_lost_or_left_behind() {
     let cluster = RedisCluster::start(LONG);

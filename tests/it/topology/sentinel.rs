@@ -204,6 +204,60 @@ async fn what_a_failover_loses_is_applied_again() {
     .await;
 }
 
+/// One instance has acknowledged what a lead was made of, another one that it was deleted; the new primary has heard of neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lead_that_was_deleted_stays_so_whoever_repeats_first() {
+    let mut sentinels = Sentinels::start(DOWN_AFTER);
+    let (maker, deleter) = (Server::start(&Options::at(&sentinels.url())), Server::start(&Options::at(&sentinels.url())));
+    until_in_step(&sentinels.nodes[0], &sentinels.nodes[1]);
+    cut_off(&sentinels.nodes[1], &sentinels.nodes[0]);
+    let leads: Vec<String> = std::iter::repeat_with(fresh_id).take(20).collect();
+    for lead_id in &leads {
+        maker.apply(&message(lead_id, "a1", SAMPLE_TIME)).await;
+        let request = leadfold::api::DeleteLeadRequest { lead_id: lead_id.clone() };
+        deleter.client().delete_lead(request).await.expect("deleted");
+    }
+    sentinels.nodes[0].kill();
+    sentinels.until_primary(1);
+    for server in [&maker, &deleter] {
+        eventually("it has repeated what it had acknowledged", async || {
+            let (_, text) = server.admin("/metrics").await;
+            let count = |lost: &str| {
+                let name = format!("leadfold_replayed_changes_total{{lost=\"{lost}\"}} ");
+                text.lines().find_map(|line| line.strip_prefix(&*name)?.parse::<f64>().ok()).unwrap_or(0.0)
+            };
+            (count("yes") + count("no") >= 20.0).then_some(())
+        })
+        .await;
+    }
+    for lead_id in &leads {
+        let read = maker.client().get_lead(GetLeadRequest { lead_id: lead_id.clone() }).await;
+        assert_eq!(read.expect_err("it was deleted").code(), tonic::Code::NotFound);
+        let late = maker.post(message(lead_id, "a2", SAMPLE_TIME).to_string()).await;
+        assert_eq!((late.status, late.outcome()), (200, "ignored"), "{late:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_any_sentinel_reads_stay_in_rotation() {
+    let sentinels = Sentinels::start(NEVER_DOWN);
+    let server = Server::start(&Options::at(&sentinels.url()));
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+    for sentinel in 0..3 {
+        sentinels.signal(sentinel, "STOP");
+    }
+    let report = eventually("health says why there are no heartbeats", async || {
+        let (status, text) = server.admin("/readyz?for=reads").await;
+        assert_eq!(status, 200, "{text}");
+        let report: Value = serde_json::from_str(&text).expect("JSON");
+        report["parts"]["feed"]["degraded"].is_string().then_some(report)
+    })
+    .await;
+    assert!(report["parts"]["feed"]["degraded"].as_str().is_some_and(|said| said.contains("sentinels")), "{report}");
+    assert_eq!(server.lead(&lead_id).await.message_count, 1);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watcher_is_told_that_a_failover_has_lost_writes() {
     let mut sentinels = Sentinels::start(DOWN_AFTER);

@@ -12,6 +12,8 @@
 --   {E, message} a key of the wrong type: nothing was written
 local A, K = ARGV, KEYS
 local cap, feed_length = tonumber(A[1]), A[2]
+local lacks = missing_right(K[1], READS, WRITES)
+if lacks then return lacks end
 
 local function stamp(version)
   local number, bytes = tonumber(version), {}

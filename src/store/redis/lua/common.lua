@@ -57,3 +57,18 @@ local function rank_behind(set, time, member)
   end
   return greater + low
 end
+
+-- The commands that the scripts use.
+local READS = {'HGET', 'HMGET', 'HGETALL', 'ZCOUNT', 'ZREVRANGE'}
+local WRITES = {'HSET', 'HSETNX', 'HDEL', 'ZADD', 'ZREM', 'ZPOPMIN', 'XADD', 'UNLINK', 'EXPIRE', 'TIME'}
+
+-- The error that a missing right would cause, before anything is written: a script that fails midway is not undone.
+local function missing_right(key, ...)
+  for _, commands in ipairs({...}) do
+    for _, command in ipairs(commands) do
+      local allowed
+      if command == 'TIME' then allowed = redis.acl_check_cmd(command) else allowed = redis.acl_check_cmd(command, key) end
+      if not allowed then return redis.error_reply('NOPERM ' .. command) end
+    end
+  end
+end
