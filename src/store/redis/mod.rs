@@ -253,7 +253,7 @@ impl Inner {
         let asked = servers.iter().map(async |(node, partitions)| match node {
             Ok(node) => {
                 let asked = timeout(PROBE_TIMEOUT, ask(partitions.first().copied().unwrap_or(0))).await;
-                let late = |_| Err(StoreError::Unavailable(format!("Redis at {} did not answer in time", node.name())));
+                let late = |_| Err(StoreError::Unavailable(format!("Redis at {}: it did not answer in time", node.name())));
                 asked.unwrap_or_else(late).map_err(|error| (node.name(), error))
             }
             Err(error) => {
@@ -307,7 +307,7 @@ impl Inner {
                 Err(_) if conflicts > CONTENDED => return Err(StoreError::Contended),
                 Err(_) => {
                     let server = self.server_name(self.keys.partition(&change.lead_id));
-                    return Err(StoreError::Unavailable(format!("Redis at {server} did not answer in time")));
+                    return Err(StoreError::Unavailable(format!("Redis at {server}: it did not answer in time")));
                 }
             };
             // An unknown outcome is tried again too: a change that was made already is a duplicate now.
