@@ -211,3 +211,41 @@ pub(super) fn explain_refusal(error: RedisError) -> RedisError {
         None => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(is_cluster: bool, info: &str) -> Option<String> {
+        let expected = Expected::new(Keys::new("leadfold", 8), Clock::local());
+        let handshake = if is_cluster { expected.of_node(Box::new(Vec::new)) } else { expected.of_single() };
+        handshake.refuse_unusable(&Info(info.replace('\n', "\r\n"))).err().map(|error| error.detail().unwrap_or_default().to_owned())
+    }
+
+    #[test]
+    fn servers_are_told_apart_by_what_they_say_of_themselves() {
+        let single = "redis_version:7.0.15\nredis_mode:standalone\nmaxmemory_policy:noeviction\n";
+        assert_eq!(refused(false, single), None);
+        assert_eq!(refused(true, &single.replace("standalone", "cluster")), None);
+        // Valkey says which Redis it stands for.
+        assert_eq!(refused(false, &format!("{single}server_name:valkey\nvalkey_version:8.0.1\n").replace("7.0.15", "7.2.4")), None);
+        for (is_cluster, from, to, reason) in [
+            (false, "7.0.15", "6.2.14", "Redis 6.2.14"),
+            (false, "7.0.15", "5.0.3", "needs 7.0 or later"),
+            (false, "standalone", "cluster", "use redis-cluster://"),
+            (true, "standalone", "standalone", "use redis://"),
+            (false, "standalone", "sentinel", "use redis-sentinel://"),
+            (false, "noeviction", "volatile-ttl", "set it to noeviction"),
+        ] {
+            let said = refused(is_cluster, &single.replace(from, to)).unwrap_or_else(|| panic!("{to} is taken"));
+            assert!(said.contains(reason), "{said}");
+        }
+    }
+
+    #[test]
+    fn another_line_of_replication_is_another_server() {
+        let id: ServerId = "run line".into();
+        assert!(is_of_line(&id, "role:master\r\nmaster_replid:line\r\n"));
+        assert!(!is_of_line(&id, "role:master\r\nmaster_replid:another\r\nmaster_replid2:line\r\n"));
+    }
+}

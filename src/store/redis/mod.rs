@@ -126,7 +126,7 @@ impl RedisStore {
     /// Opens the store and makes sure that it can be used, or some part of it.
     ///
     /// # Errors
-    /// No server can be reached, or one cannot be relied upon: it evicts keys, is of another kind or version, or holds leads in
+    /// No server can be reached and relied upon: those that are there evict keys, are of another kind or version, or hold leads in
     /// another number of partitions.
     pub async fn connect(url: &str, options: &Options) -> Result<Self, StoreError> {
         let store = Self::open(url, options)?;
@@ -142,14 +142,15 @@ impl RedisStore {
         let began = Instant::now();
         loop {
             let condition = self.check_writes().await;
-            let misconfigured = condition.failing.iter().find(|(_, error)| matches!(error, StoreError::Misconfigured(_)));
-            let error = match (misconfigured, condition.is_usable()) {
-                (Some((_, error)), _) => return Err(error.clone()),
-                (None, true) => return Ok(()),
-                (None, false) => condition.failing.into_iter().next().map(|(_, error)| error),
-            };
-            if began.elapsed() >= FIRST_CONTACT {
-                return Err(error.unwrap_or_else(|| StoreError::Unavailable("no server is known".to_owned())));
+            // One of several that cannot be used keeps nobody from the others.
+            if condition.is_usable() {
+                return Ok(());
+            }
+            let mut errors: Vec<StoreError> = condition.failing.into_iter().map(|(_, error)| error).collect();
+            errors.sort_by_key(|error| !matches!(error, StoreError::Misconfigured(_)));
+            let error = errors.into_iter().next().unwrap_or_else(|| StoreError::Unavailable("no server is known".to_owned()));
+            if matches!(error, StoreError::Misconfigured(_)) || began.elapsed() >= FIRST_CONTACT {
+                return Err(error);
             }
             tokio::time::sleep(BETWEEN_FIRST_TRIES).await;
         }

@@ -74,6 +74,24 @@ async fn a_redis_that_comes_later_and_cannot_be_used_is_not_written_to() {
     assert_eq!(server.metric("leadfold_spool_events").await, 2.0);
 }
 
+/// Whoever forgets `--redis-url` starts on the embedded store; what waits for the Redis must not be forgotten with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spool_that_waits_for_a_redis_is_mentioned_by_the_embedded_store() {
+    let (mut redis, dir) = (RedisServer::start(), tempfile::tempdir().expect("a directory"));
+    redis.kill();
+    let mut server = Server::start(&Options::on(&redis).data_dir(dir.path()));
+    assert_eq!(server.post(message(&fresh_id(), "a1", SAMPLE_TIME).to_string()).await.outcome(), "queued");
+    server.terminate();
+    let mut embedded = Server::start(&Options::default().data_dir(dir.path()));
+    embedded.terminate();
+    let said = embedded.logs();
+    assert!(said.contains("taken for a Redis and not applied yet") && said.contains("--redis-url of before"), "{said}");
+    // They are still there.
+    redis.restart();
+    let server = Server::start(&Options::on(&redis).data_dir(dir.path()));
+    server.eventually_metric("leadfold_spool_applied_total", 1.0).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_spooled_patch_does_not_undo_a_later_one() {
     let mut redis = RedisServer::start_with(&super::DURABLE);

@@ -80,6 +80,27 @@ async fn what_a_takeover_loses_is_applied_again() {
     flow.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_node_that_cannot_be_used_keeps_nobody_from_the_others() {
+    let cluster = RedisCluster::start(LONG);
+    let server = Server::start(&Options::at(&cluster.url()));
+    let leads = leads_by_node(&server, &cluster, 1).await;
+    drop(server);
+    tell(&cluster.nodes[0], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let server = Server::start(&Options::at(&cluster.url()));
+    server.apply(&message(&leads[1][0], "a1", SAMPLE_TIME)).await;
+    let answer = server.post(message(&leads[0][0], "a1", SAMPLE_TIME).to_string()).await;
+    assert_eq!((answer.status, answer.outcome()), (200, "queued"), "nothing is written to a Redis that forgets");
+    let (status, report) = ready(&server, "").await;
+    assert!(status == 200 && report["parts"]["writes"]["degraded"].as_str().is_some_and(|said| said.contains("noeviction")), "{report}");
+    for node in 1..PRIMARIES {
+        tell(&cluster.nodes[node], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    }
+    drop(server);
+    let said = Options::at(&cluster.url()).refused();
+    assert!(said.contains("noeviction"), "all of them: {said}");
+}
+
 /// A replica takes over that cannot be used, and its primary takes the slots back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slots_that_come_back_from_a_node_that_cannot_be_used_are_found() {
