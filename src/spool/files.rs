@@ -203,7 +203,10 @@ impl Directory {
         segment.count = scanner.expected - first;
         let lost = self.known.written.saturating_sub(scanner.expected);
         if stop == Stop::Tail && lost == 0 && is_torn(&scanner, length)? {
-            tracing::info!(segment = %path.display(), "the spool's last write was cut short by a crash, before it was acknowledged");
+            tracing::info!(
+                segment = %path.display(),
+                "the last record of a spool segment is incomplete: a write that a crash cut short was never acknowledged. If the file itself was cut, what stood behind is lost"
+            );
             segment.bytes = scanner.at;
             let file = OpenOptions::new().write(true).open(&path)?;
             file.set_len(segment.bytes)?;
