@@ -330,6 +330,7 @@ impl Spool {
     /// # Errors
     /// Then nothing is kept of it, or it is not known (the disk did not answer in time).
     pub async fn push(&self, change: &Change) -> Result<(), SpoolError> {
+        let began = Instant::now();
         let meta = Meta::of(change);
         let bytes = record::encode(change, meta).map_err(|error| SpoolError::Disk(error.to_string()))?;
         let stopped = || SpoolError::Disk("its writer has stopped".to_owned());
@@ -343,7 +344,14 @@ impl Spool {
         };
         let late = || SpoolError::Disk("the disk did not answer in time".to_owned());
         let result = tokio::time::timeout(PUSH_TIMEOUT, kept).await.unwrap_or_else(|_| Err(late()));
-        self.shared.state().failure = result.as_ref().err().map(|error| (Instant::now(), error.to_string()));
+        let mut state = self.shared.state();
+        match &result {
+            Err(error) => state.failure = Some((Instant::now(), error.to_string())),
+            // One that was kept says nothing of another that failed after this one had begun.
+            Ok(()) if state.failure.as_ref().is_some_and(|(when, _)| *when < began) => state.failure = None,
+            Ok(()) => {}
+        }
+        drop(state);
         result
     }
 

@@ -107,9 +107,9 @@ async fn slots_that_come_back_from_a_node_that_cannot_be_used_are_found() {
     let cluster = RedisCluster::start(LONG);
     tell(&cluster.nodes[PRIMARIES], &["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     let flow = Flow::begin(&cluster.url(), 48).await;
-    cluster.fail_over_to(PRIMARIES, &["CLUSTER", "FAILOVER"]);
+    cluster.fail_over_to(PRIMARIES, &["CLUSTER", "FAILOVER", "TAKEOVER"]);
     flow.ledger.until("queued", 50).await;
-    cluster.fail_over_to(0, &["CLUSTER", "FAILOVER"]);
+    cluster.fail_over_to(0, &["CLUSTER", "FAILOVER", "TAKEOVER"]);
     // No event of that shard says that its slots have moved: none is answered.
     flow.server.eventually_metric("leadfold_spool_events", 0.0).await;
     flow.end().await;
