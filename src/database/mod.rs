@@ -355,7 +355,7 @@ impl DatabaseFile {
         if is_current {
             self.current.store(None);
             if trouble.why.is_none() {
-                tracing::error!("nothing can be written: {why}. It is tried again from now on");
+                tracing::error!("{} cannot be written: {why}. It is tried again from now on", self.path.display());
             }
             if matches!(handle, Handle::DiskFailed) {
                 trouble.write_after = Some(Instant::now() + SHORTEST_PAUSE);

@@ -152,6 +152,6 @@ async fn what_the_port_speaks_is_served_however_it_is_written() {
         assert!(String::from_utf8_lossy(&answer.body).contains(&lead_id), "{content_type}: {answer:?}");
     }
     // A call that does not exist is a status of gRPC for those who speak it.
-    let answer = curl(&server, "--http2-prior-knowledge", "POST", "/leadfold.v1.LeadService/Nothing", "application/grpc", &request);
+    let answer = curl(&server, "--http2-prior-knowledge", "POST", "/leadfold.v1.LeadService/Nothing", "application/grpc", b"");
     assert!(answer.status == 200 && answer.headers.contains("\ngrpc-status: 12"), "{answer:?}");
 }

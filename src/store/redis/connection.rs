@@ -176,7 +176,11 @@ impl Shared {
         if let Some(known) = self.known() {
             return known;
         }
-        let connected = self.server.connect(&self.config, self.purpose).await;
+        let mut connected = self.server.connect(&self.config, self.purpose).await;
+        // One that was cut while it was set up says nothing of the next.
+        if connected.as_ref().is_err_and(RedisError::is_connection_dropped) {
+            connected = self.server.connect(&self.config, self.purpose).await;
+        }
         let mut state = self.state();
         match connected {
             Ok(opened) => {

@@ -19,6 +19,10 @@ use crate::time::{Clock, Timestamp};
 /// The oldest version whose scripts, functions and ACL rules are those that leadfold uses.
 const LEAST_VERSION: (u32, u32) = (7, 0);
 
+/// The fields under which a deployment's layout is written.
+const LAYOUT_FIELD: &str = "layout";
+const PARTITIONS_FIELD: &str = "partitions";
+
 /// What a server calls its line of replication. It begins another one when it is promoted.
 const REPLICATION_ID: &str = "master_replid";
 
@@ -131,42 +135,54 @@ impl Handshake {
     /// Leads are found by their partition, so every instance must count on the same number of them. What is written here
     /// is gone when Redis comes back empty, so it is looked for, and written again, on each new connection.
     async fn agree_on_layout(&self, connection: &mut MultiplexedConnection, purpose: Purpose) -> RedisResult<()> {
-        let ours = [("layout", LAYOUT.to_owned()), ("partitions", self.keys.partitions().to_string())];
-        for key in (self.config_keys)() {
-            for (field, wanted) in &ours {
-                let stored = match self.stored(connection, &key, field, wanted, purpose).await {
-                    Ok(stored) => stored,
-                    // The slot has moved: its new node is asked when a connection to it opens.
-                    Err(error) if error.redirect_node().is_some() || error.code() == Some("TRYAGAIN") => break,
-                    Err(error) => return Err(error),
-                };
-                if let Some(stored) = stored.filter(|stored| stored != wanted) {
-                    return Err(unusable(self.other_layout(&key, field, &stored, wanted)));
+        let keys = (self.config_keys)();
+        // All at once: a node of a cluster has many partitions.
+        let mut pipe = redis::pipe();
+        for key in &keys {
+            pipe.cmd("HMGET").arg(key).arg(LAYOUT_FIELD).arg(PARTITIONS_FIELD);
+        }
+        let stored = if keys.is_empty() { Vec::new() } else { connection.send_packed_commands(&pipe, 0, keys.len()).await? };
+        for (key, stored) in keys.iter().zip(stored) {
+            let error = match stored {
+                Value::ServerError(error) => RedisError::from(error),
+                stored => {
+                    let stored: (Option<String>, Option<String>) = redis::from_redis_value(stored)?;
+                    self.agree_on(connection, key, LAYOUT_FIELD, stored.0, LAYOUT, purpose).await?;
+                    self.agree_on(connection, key, PARTITIONS_FIELD, stored.1, &self.keys.partitions().to_string(), purpose).await?;
+                    continue;
                 }
+            };
+            // The slot has moved: its new node is asked when a connection to it opens.
+            if error.redirect_node().is_none() && error.code() != Some("TRYAGAIN") {
+                return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn stored(
+    async fn agree_on(
         &self,
         connection: &mut MultiplexedConnection,
         key: &str,
         field: &str,
+        stored: Option<String>,
         wanted: &str,
         purpose: Purpose,
-    ) -> RedisResult<Option<String>> {
-        let stored: Option<String> = redis::cmd("HGET").arg(key).arg(field).query_async(connection).await?;
-        // A reader needs nothing to be written, and must not fail where nothing can be.
-        if stored.is_some() || purpose == Purpose::Read {
-            return Ok(stored);
-        }
-        redis::cmd("HSETNX").arg(key).arg(field).arg(wanted).exec_async(connection).await?;
-        redis::cmd("HGET").arg(key).arg(field).query_async(connection).await
+    ) -> RedisResult<()> {
+        let stored = match stored {
+            Some(stored) => stored,
+            // A reader needs nothing to be written, and must not fail where nothing can be.
+            None if purpose == Purpose::Read => return Ok(()),
+            None => {
+                redis::cmd("HSETNX").arg(key).arg(field).arg(wanted).exec_async(connection).await?;
+                redis::cmd("HGET").arg(key).arg(field).query_async(connection).await?
+            }
+        };
+        if stored == wanted { Ok(()) } else { Err(unusable(self.other_layout(key, field, &stored, wanted))) }
     }
 
     fn other_layout(&self, key: &str, field: &str, stored: &str, wanted: &str) -> String {
-        if field == "partitions" {
+        if field == PARTITIONS_FIELD {
             return format!("{key} has partitions {stored}, this instance wants {wanted}: start it with --partitions {stored}");
         }
         format!(

@@ -72,7 +72,7 @@ async fn without_any_time_only_events_with_a_time_are_taken() {
     redis.restart();
     eventually("Redis has told the time", async || (server.admin("/readyz?for=webhooks").await.0 == 200).then_some(())).await;
     eventually("events are taken", async || (server.post(untimed.to_string()).await.outcome() == "applied").then_some(())).await;
-    assert!(is_about_now(server.lead(&lead_id).await.latest_activity_time.as_ref()));
+    assert!(is_about_now(server.lead_eventually(&lead_id).await.latest_activity_time.as_ref()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
