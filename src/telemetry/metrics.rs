@@ -1,4 +1,4 @@
-//! Metrics: how they are told, and how they are kept cheap. Which there are is in [`series`].
+//! Metrics: how they are told, and how they are kept cheap. Which there are is in `series.rs`.
 //!
 //! A metric that is counted per request or per message is counted through a handle that was looked up before: see
 //! [`Family`].

@@ -112,7 +112,9 @@ impl Handshake {
         let version = info.field("redis_version").unwrap_or_default();
         let mut numbers = version.split('.').map_while(|number| number.parse::<u32>().ok());
         let parsed = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-        let what = match (info.field("redis_mode"), self.is_cluster) {
+        // Valkey has another name for it.
+        let mode = info.field("redis_mode").or_else(|| info.field("server_mode"));
+        let what = match (mode, self.is_cluster) {
             (Some("sentinel"), _) => {
                 "this is a sentinel, not a Redis: use redis-sentinel://HOST:PORT,HOST:PORT/NAME in --redis-url".to_owned()
             }
@@ -244,7 +246,10 @@ mod tests {
         assert_eq!(refused(false, single), None);
         assert_eq!(refused(true, &single.replace("standalone", "cluster")), None);
         // Valkey says which Redis it stands for.
-        assert_eq!(refused(false, &format!("{single}server_name:valkey\nvalkey_version:8.0.1\n").replace("7.0.15", "7.2.4")), None);
+        let valkey =
+            format!("{single}server_name:valkey\nvalkey_version:8.0.1\n").replace("7.0.15", "7.2.4").replace("redis_mode", "server_mode");
+        assert_eq!(refused(false, &valkey), None);
+        assert!(refused(false, &valkey.replace("standalone", "cluster")).is_some_and(|said| said.contains("use redis-cluster://")));
         for (is_cluster, from, to, reason) in [
             (false, "7.0.15", "6.2.14", "Redis 6.2.14"),
             (false, "7.0.15", "5.0.3", "needs 7.0 or later"),

@@ -82,18 +82,26 @@ impl RedisCluster {
         for node in &mut self.nodes {
             node.move_to_another_port();
         }
-        for node in &self.nodes {
-            for other in &self.nodes {
-                tell(node, &["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string(), &other.cluster_port()]);
+        let introduce = || {
+            for node in &self.nodes {
+                for other in &self.nodes {
+                    tell(node, &["CLUSTER", "MEET", "127.0.0.1", &other.port().to_string(), &other.cluster_port()]);
+                }
             }
-        }
-        for node in &self.nodes {
-            until("the cluster is well again", || {
+        };
+        let mut introduced: Option<Instant> = None;
+        until("the cluster is well again", || {
+            // An introduction is given up after the node timeout, and one that comes meanwhile counts for nothing.
+            if introduced.is_none_or(|introduced| introduced.elapsed() > Duration::from_secs(3)) {
+                introduce();
+                introduced = Some(Instant::now());
+            }
+            self.nodes.iter().all(|node| {
                 let known = text(node, &["CLUSTER", "NODES"]);
                 let all_there = self.nodes.iter().all(|other| known.contains(&format!(":{}@", other.port())));
                 all_there && text(node, &["CLUSTER", "INFO"]).contains("cluster_state:ok")
-            });
-        }
+            })
+        });
     }
 
     /// Where it is, as the server takes it.

@@ -137,7 +137,14 @@ impl Options {
     /// Starts a server that must not start, and returns what it says.
     pub fn refused(&self) -> String {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let output = self.command(self.data_dir.as_deref().unwrap_or(dir.path())).output().expect("the binary can be started");
+        let mut process = self.command(self.data_dir.as_deref().unwrap_or(dir.path())).spawn().expect("the binary can be started");
+        let deadline = Instant::now() + START_PATIENCE;
+        while process.try_wait().expect("its state").is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        // One that serves instead would be waited for without end.
+        let _ = process.kill();
+        let output = process.wait_with_output().expect("its output");
         assert_eq!((output.status.code(), &*output.stdout), (Some(1), &b""[..]), "{output:?}");
         String::from_utf8(output.stderr).expect("text")
     }
