@@ -40,6 +40,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 const ABORT_RESERVE: Duration = Duration::from_millis(500);
 /// How long the start waits for a Redis that hangs: events can be taken without it.
 const FIRST_CONTACT: Duration = Duration::from_secs(2);
+/// How long the end waits for the disk to take what Redis may have lost: a disk that hangs must not keep the process.
+const SPOOL_AT_END: Duration = Duration::from_secs(2);
 /// Requests of one connection that are under way at once, watches not counted.
 const MAX_CALLS_PER_CONNECTION: u32 = 1000;
 
@@ -163,7 +165,9 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         settling.settled().await;
     })
     .await;
-    spool_what_may_be_lost(&*settling, spool_at_end.as_deref()).await;
+    if timeout(SPOOL_AT_END, spool_what_may_be_lost(&*settling, spool_at_end.as_deref())).await.is_err() {
+        tracing::error!("the disk did not take in time what Redis may have lost");
+    }
     tracing::info!("stopped");
     Ok(())
 }
