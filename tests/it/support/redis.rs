@@ -3,6 +3,8 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -212,8 +214,15 @@ fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
         .unwrap_or_else(|error| panic!("{program} cannot be started ({error}): ./test.sh installs it"))
 }
 
-/// A port that nobody has now.
+/// A port that nobody has now, and that nobody is given by chance: it is below those that systems hand out for outgoing
+/// connections and for port 0, so a server that is started again on it, or later on, finds it free. No two calls of one
+/// process give the same one.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static NEXT: OnceLock<AtomicU32> = OnceLock::new();
+    // Several processes that test at once begin at different places.
+    let next = NEXT.get_or_init(|| AtomicU32::new(std::process::id().wrapping_mul(997)));
+    let ports = std::iter::repeat_with(|| PORTS.start + next.fetch_add(1, Ordering::Relaxed) % (PORTS.end - PORTS.start));
+    let mut free = ports.take(PORTS.len()).filter_map(|port| u16::try_from(port).ok());
+    free.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("a free port")
 }
