@@ -52,6 +52,12 @@ const CANCELLED_UNSEEN: usize = 4096;
 /// Streams that we reset ourselves, over a connection's whole life: what comes late for calls that were cancelled. At h2's
 /// default of 1,024, a client that lives long and cancels now and then loses every watch of its connection.
 const RESET_BY_US: usize = 64 * 1024;
+/// HTTP/2: what h2 counts for a small DATA frame that is not read yet. It ends a connection when they come to half the
+/// connection's window: at hyper's default of 1 MiB, 2,000 small requests that arrive together end every watch of their
+/// connection. So the window is large enough for one of each stream.
+const SMALL_FRAME: u32 = 256;
+/// And the least that it is.
+const MIN_CONNECTION_WINDOW: u32 = 1 << 20;
 /// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
@@ -233,6 +239,7 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(settings.max_streams)
+        .initial_connection_window_size(settings.max_streams.saturating_mul(2 * SMALL_FRAME).clamp(MIN_CONNECTION_WINDOW, i32::MAX as u32))
         .max_send_buf_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
         .max_local_error_reset_streams(RESET_BY_US)

@@ -153,6 +153,49 @@ async fn streams_that_are_opened_and_cancelled_at_once_end_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_requests_may_arrive_together_on_one_connection() {
+    const REQUESTS: usize = 10_000;
+    // With a single thread: what arrives together is read together, before any request is looked at.
+    let server = Server::start(&Options::default().env("TOKIO_WORKER_THREADS", "1"));
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+    let tcp = tokio::net::TcpStream::connect(&server.grpc).await.expect("a connection");
+    // All are sent before anything is read, so more than its usual 100 before it knows how many the server allows; and it
+    // does not end the connection by itself when the answers come as fast.
+    let mut client = h2::client::Builder::new();
+    client.initial_max_send_streams(REQUESTS).data_frame_budget(usize::MAX).max_local_error_reset_streams(None);
+    let (mut sender, connection) = client.handshake::<_, bytes::Bytes>(tcp).await.expect("HTTP/2");
+    let message = prost::Message::encode_to_vec(&GetLeadRequest { lead_id });
+    let mut framed = vec![0];
+    framed.extend(u32::try_from(message.len()).expect("a length").to_be_bytes());
+    framed.extend(message);
+    let mut call = || {
+        let request = http::Request::post(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc));
+        let request = request.header("content-type", "application/grpc").header("te", "trailers").body(()).expect("a request");
+        let (answer, mut body) = sender.send_request(request, false).expect("it is sent");
+        // As most clients do: the message first, and then that it was the last.
+        body.send_data(framed.clone().into(), false).expect("its body too");
+        body.send_data(bytes::Bytes::new(), true).expect("and its end");
+        answer
+    };
+    let first = call();
+    let connection = tokio::spawn(connection);
+    first.await.expect("the first answer");
+    // The settings of both sides are known now, and nothing but the system's buffers holds back what follows.
+    server.signal("STOP");
+    let answers: Vec<_> = (0..REQUESTS).map(|_| call()).collect();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    server.signal("CONT");
+    for answer in answers {
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("the connection lives");
+        let status = answer.headers().get("grpc-status");
+        // Of more than are served at once some are told to come back.
+        assert!(status.is_none_or(|status| status == "14"), "{answer:?}");
+    }
+    assert!(!connection.is_finished(), "the connection has ended");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_ends_at_the_deadline_that_its_caller_told() {
     let redis = RedisServer::start();
     let server = Server::start(&Options::on(&redis));
