@@ -14,8 +14,9 @@ use super::{PATIENCE, eventually, fresh_id};
 
 /// The longest that an answer may take.
 pub const PROMPT: Duration = Duration::from_secs(3);
-/// How long it may take until what a server has lost is there again.
-const RECOVERED: Duration = Duration::from_secs(5);
+/// How long it may take until what a server has lost is there again. The events of one lead are applied again one after the
+/// other, and these flows have some 10,000 on 16 leads.
+const RECOVERED: Duration = Duration::from_secs(30);
 
 /// Events that go on being sent, each from a sender that tries again until it has an answer, and what was answered.
 pub struct Ledger {
