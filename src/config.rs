@@ -1,7 +1,6 @@
 //! The command line: its definition here, what `serve` demands of its values in [`ServeArgs::validate`].
 
 mod access;
-mod board;
 mod dead_letters;
 mod limits;
 mod redis;
@@ -21,7 +20,6 @@ use clap::builder::BoolishValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use access::AccessArgs;
-pub use board::{BoardArgs, BoardConfig};
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 pub use limits::{LimitArgs, LimitConfig};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
@@ -149,9 +147,6 @@ pub struct ServeArgs {
     /// Who may come in.
     #[command(flatten)]
     pub security: SecurityArgs,
-    /// The board.
-    #[command(flatten)]
-    pub board: BoardArgs,
     /// Encryption of the listeners.
     #[command(flatten)]
     pub tls: TlsArgs,

@@ -30,6 +30,7 @@
 //! - [`board`]: a page that shows leads live, a client of the gRPC service. [`admin`]: liveness, readiness, metrics;
 //!   [`health`] is what readiness is made of.
 //! - [`listener`]: the accept loop under all three. [`auth`]: who is calling, and what they may see.
+//!   [`origin`]: which web pages may send requests.
 //!
 //! And the program around it: [`config`] (the command line and what it demands), [`serve`] (build, start, drain),
 //! [`telemetry`] (logs, metrics, traces), [`cli`] (the commands that talk to a server), [`simulation`] (histories that never
@@ -37,7 +38,7 @@
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
 //! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `durable` ← `database` ← `store`,
-//! `dead_letters`. `api`, `alarm` and `auth` import none of these; `listener` imports only `auth`, `config` only `listener`;
+//! `dead_letters`. `api`, `alarm`, `auth` and `origin` import none of these; `listener` imports only `auth`, `config` only `listener`;
 //! `telemetry` only `config`, and the names in `alarm` and `event` that are labels; `cli` only `api`, `config` and `durable`,
 //! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` and `telemetry`
 //! for the demo.
@@ -61,6 +62,7 @@ pub mod health;
 pub mod intake;
 pub mod lead;
 pub mod listener;
+pub mod origin;
 pub mod serve;
 pub mod simulation;
 pub mod spool;

@@ -24,6 +24,7 @@ use crate::dead_letters::{DeadLetters, Limits};
 use crate::health::{Audience, Health, Report};
 use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
+use crate::origin::Guard;
 use crate::spool::drain::{self, Drainer};
 use crate::spool::{Breaker, Spool};
 use crate::store::embedded::EmbeddedStore;
@@ -126,10 +127,12 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(intake, secrets, config.limits, config.max_body_bytes, config.noop_route);
-    let for_board = board::Settings { tokens: tokens.are_required(), hosts: config.board.hosts, webhook_port: addresses.http.port() };
+    let allowed_hosts = &config.security.allowed_hosts;
+    let for_board = board::Settings { guard: Guard::new(allowed_hosts, &[], tokens.are_required()), webhook_port: addresses.http.port() };
     let board = board::routes(routes.clone(), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
-    let calls = grpc::web::routes(routes, &config.cors_origins, addresses.http.port())?;
+    let guard = Guard::new(allowed_hosts, &config.cors_origins, tokens.are_required());
+    let calls = grpc::web::routes(routes, &config.cors_origins, Some(guard), addresses.http.port())?;
     tokio::spawn(grpc.serve(from_hyper(calls), shutdown.clone()));
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr)).merge(board);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));

@@ -15,6 +15,7 @@ use axum::routing::post;
 use tower::ServiceExt;
 
 use crate::grpc;
+use crate::origin::Guard;
 
 /// What the page calls. A page that only looks can be left open on a wall.
 const CALLS: [&str; 5] = ["GetLead", "ListLeads", "ListActivities", "ListDocuments", "WatchLeads"];
@@ -22,10 +23,8 @@ const CALLS: [&str; 5] = ["GetLead", "ListLeads", "ListActivities", "ListDocumen
 /// How the board is served.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Whether calls need a token. Without, the page has to be opened by a name that is known to be ours.
-    pub tokens: bool,
-    /// Names under which it may be opened, besides `localhost` and IP addresses.
-    pub hosts: Vec<String>,
+    /// Keeps foreign pages out.
+    pub guard: Guard,
     /// The port of the webhooks, for the command that the page shows to those who have no leads yet.
     pub webhook_port: u16,
 }
@@ -35,10 +34,10 @@ pub struct Settings {
 /// # Errors
 /// The API's descriptors are broken: then this program was built wrongly.
 pub fn routes(grpc: Router, settings: Settings) -> anyhow::Result<Router> {
-    let calls = grpc::web::routes(grpc, &[], settings.webhook_port)?;
+    let calls = grpc::web::routes(grpc, &[], None, settings.webhook_port)?;
     let call = post(async move |request: Request| calls.oneshot(request).await.into_response());
     let calls = CALLS.iter().fold(Router::new(), |router, name| router.route(&format!("/{}/{name}", grpc::SERVICE_NAME), call.clone()));
-    let calls = calls.route_layer(axum::middleware::from_fn(guard::same_origin));
-    let known_host = from_fn_with_state(guard::Hosts::new(&settings), guard::known_host);
+    let calls = calls.route_layer(from_fn_with_state(settings.guard.clone(), guard::same_origin));
+    let known_host = from_fn_with_state(settings.guard, guard::known_host);
     Ok(assets::routes(settings.webhook_port)?.merge(calls).route_layer(known_host))
 }

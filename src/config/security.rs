@@ -21,6 +21,9 @@ pub struct SecurityArgs {
     /// Header that brings the webhook secret; secrets that begin with whsec_ sign instead (Standard Webhooks)
     #[arg(long, env = "LEADFOLD_WEBHOOK_SECRET_HEADER", value_name = "NAME", default_value = "x-webhook-secret")]
     pub webhook_secret_header: String,
+    /// Host name that web browsers may use for listeners that ask for no token or secret, besides localhost and IP addresses; repeat it, or separate with commas [default: none]
+    #[arg(long = "allowed-host", env = "LEADFOLD_ALLOWED_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
     /// Serve beyond loopback without authentication [default: false]
     #[arg(long, env = "LEADFOLD_INSECURE_NO_AUTH", value_parser = BoolishValueParser::new())]
     pub insecure_no_auth: bool,
@@ -33,6 +36,8 @@ pub struct SecurityConfig {
     pub tokens_file: Option<PathBuf>,
     /// What senders of webhooks have to know.
     pub webhook_secrets: WebhookSecretsConfig,
+    /// Host names of listeners that ask for no credential, in lower case and without a port.
+    pub allowed_hosts: Vec<String>,
 }
 
 /// The secrets of webhooks: none at all if neither is there.
@@ -90,7 +95,14 @@ impl SecurityArgs {
                 ));
             }
         }
+        let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        for name in self.allowed_hosts.iter().filter(|name| !is_name(name)) {
+            wrong.push(format!(
+                "--allowed-host {name:?} is not a host name: write it without scheme, port and path, such as leads.example.com"
+            ));
+        }
+        let allowed_hosts = self.allowed_hosts.into_iter().map(|name| name.to_ascii_lowercase()).collect();
         let webhook_secrets = WebhookSecretsConfig { file: self.webhook_secret_file, fixed, header };
-        SecurityConfig { tokens_file: self.tokens_file, webhook_secrets }
+        SecurityConfig { tokens_file: self.tokens_file, webhook_secrets, allowed_hosts }
     }
 }

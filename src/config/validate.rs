@@ -8,7 +8,6 @@ use redis::TlsCertificates;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::board::BoardConfig;
 use super::limits::LimitConfig;
 use super::security::{Listeners, SecurityConfig};
 use super::telemetry::TelemetryConfig;
@@ -44,8 +43,6 @@ pub struct ServeConfig {
     pub drain: Duration,
     /// Who may come in.
     pub security: SecurityConfig,
-    /// How the board may be opened.
-    pub board: BoardConfig,
     /// Encryption; none: everything is in the clear.
     pub tls: Option<TlsConfig>,
     /// How much is taken at once.
@@ -80,7 +77,6 @@ impl ServeArgs {
         let mut wrong = Vec::new();
         self.check_addresses(&mut wrong);
         let listeners = Listeners { http: self.http_addr, grpc: self.grpc_addr, admin: self.admin_addr };
-        let board = self.board.validate(&mut wrong);
         let mutual = self.tls.grpc_client_ca.is_some();
         let tls = self.tls.validate(&mut wrong);
         let security = self.security.validate(listeners, mutual, &mut wrong);
@@ -128,7 +124,6 @@ impl ServeArgs {
             max_body_bytes,
             drain: Duration::from_secs(drain),
             security,
-            board,
             tls,
             limits,
             telemetry,

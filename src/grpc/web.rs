@@ -14,6 +14,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::observe;
+use crate::origin::{self, Guard, Refused};
 
 /// What a page may read of an answer beyond its body.
 const EXPOSED: [HeaderName; 3] =
@@ -27,12 +28,16 @@ const WEBHOOK: &str = "/webhooks/omniai";
 const DISCARDED_BYTES: usize = 4 << 20;
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves gRPC-Web next to gRPC, to pages of these origins. With none, browsers keep every page out. A webhook that is
-/// sent here is told the port where it belongs.
+/// Serves gRPC-Web next to gRPC, to pages of these origins. With none, no foreign page may call. A webhook that is sent
+/// here is told the port where it belongs. Without a guard, requests were checked before they come here.
+///
+/// **The host of plain gRPC over HTTP/2 is not checked** unless a page sent it: its clients dial whatever name their
+/// network has, and no browser speaks HTTP/2 without TLS, where a certificate would have to fit the page's host name.
+/// A browser names the page's origin with every POST, and then the host counts there too.
 ///
 /// # Errors
 /// An origin that cannot stand in a header.
-pub fn routes(grpc: Router, origins: &[String], webhook_port: u16) -> anyhow::Result<Router> {
+pub fn routes(grpc: Router, origins: &[String], guard: Option<Guard>, webhook_port: u16) -> anyhow::Result<Router> {
     let origins = origins.iter().map(|origin| HeaderValue::from_str(origin)).collect::<Result<Vec<_>, _>>()?;
     let cors = (!origins.is_empty()).then(|| {
         CorsLayer::new()
@@ -50,8 +55,10 @@ pub fn routes(grpc: Router, origins: &[String], webhook_port: u16) -> anyhow::Re
     };
     let routes = move |mut request: Request<Body>| {
         let (grpc, web) = (grpc.clone(), web.clone());
+        let protocol = guard.as_ref().map_or(Ok(()), |guard| check(guard, &request).map_err(Refusal::from));
+        let protocol = protocol.and_then(|()| protocol_of(&request, answers_preflights, webhook_port));
         async move {
-            let router = match protocol(&request, answers_preflights, webhook_port) {
+            let router = match protocol {
                 Ok(Protocol::Grpc) => grpc,
                 Ok(Protocol::Preflight) => web,
                 Ok(Protocol::GrpcWeb(content_type)) => {
@@ -89,6 +96,18 @@ struct Refusal {
     error: String,
 }
 
+impl From<Refused> for Refusal {
+    fn from(refused: Refused) -> Self {
+        Self { status: StatusCode::FORBIDDEN, error: refused.to_string() }
+    }
+}
+
+/// Whether a page sent a request that it may not send.
+fn check<B>(guard: &Guard, request: &Request<B>) -> Result<(), Refused> {
+    let is_native = request.version() >= Version::HTTP_2 && matches!(by_content_type(request.headers()), Some(Protocol::Grpc));
+    if is_native && !origin::is_of_a_page(request.headers()) { Ok(()) } else { guard.check(request) }
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self { status, error } = self;
@@ -115,7 +134,7 @@ async fn discard(body: Body) {
 ///
 /// # Errors
 /// Nothing that is served here.
-fn protocol<B>(request: &Request<B>, answers_preflights: bool, webhook_port: u16) -> Result<Protocol, Refusal> {
+fn protocol_of<B>(request: &Request<B>, answers_preflights: bool, webhook_port: u16) -> Result<Protocol, Refusal> {
     let is_preflight = request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     if answers_preflights && is_preflight {
         return Ok(Protocol::Preflight);

@@ -91,7 +91,7 @@ async fn only_what_reads_is_there() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn other_pages_and_bent_names_get_nothing() {
-    let server = Server::start(&Options::default().env("LEADFOLD_BOARD_HOST", "leads.example.com"));
+    let server = Server::start(&Options::default().env("LEADFOLD_ALLOWED_HOST", "leads.example.com"));
     let status = async |request: RequestBuilder| request.send().await.expect("an answer").status();
     for (name, value) in [
         ("sec-fetch-site", "cross-site"),
