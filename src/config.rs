@@ -165,12 +165,15 @@ pub struct ServeArgs {
     /// Connections that each listener serves at once
     #[arg(long, env = "LEADFOLD_MAX_CONNECTIONS", value_name = "N", default_value_t = 20_000)]
     pub max_connections: u64,
-    /// Watch streams that this process serves at once
+    /// Watches that this process serves at once: streams, of which one counts as many as the leads that it names
     #[arg(long, env = "LEADFOLD_MAX_WATCHES", value_name = "N", default_value_t = 100_000)]
     pub max_watches: u64,
-    /// Watch streams that one connection may have open
+    /// Watches that one connection may have open
     #[arg(long, env = "LEADFOLD_MAX_WATCHES_PER_CONNECTION", value_name = "N", default_value_t = 20_000)]
     pub max_watches_per_connection: u64,
+    /// Watches that one token may have open (0: half of --max-watches)
+    #[arg(long, env = "LEADFOLD_MAX_WATCHES_PER_TOKEN", value_name = "N", default_value_t = 0)]
+    pub max_watches_per_token: u64,
     /// Web origin whose pages may call by gRPC-Web; repeat it, or separate with commas [default: none]
     #[arg(long = "cors-origin", env = "LEADFOLD_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
     pub cors_origins: Vec<String>,

@@ -51,11 +51,14 @@ impl Health {
             feed: self.feed(),
             clock: self.clock(),
             spool: self.spool.as_deref().map(spool),
-            server: Part {
-                wrong: self.stopping.load(Ordering::Acquire).then(|| "shutting down".to_owned()),
-                ..Part::well("server", json!({}))
-            },
+            server: self.server(),
         }
+    }
+
+    /// How this process is.
+    pub fn server(&self) -> Part {
+        let wrong = self.stopping.load(Ordering::Acquire).then(|| "shutting down".to_owned());
+        Part { wrong, ..Part::well("server", json!({})) }
     }
 
     fn feed(&self) -> Part {

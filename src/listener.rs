@@ -5,6 +5,7 @@
 //! which connections end politely, and rest when no file descriptor is left. hyper-util has the pieces; this
 //! puts them together.
 
+mod budget;
 mod socket;
 mod stream;
 mod tls;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
+pub use budget::{Budget, CALLS, SERVICE_STREAMS};
 use stream::Stream;
 pub use tls::{Tls, TlsFiles};
 
@@ -89,6 +91,8 @@ pub struct ConnectionWatches {
     pub permits: Arc<Semaphore>,
     /// How many there are.
     pub max: usize,
+    /// What else it may have under way.
+    pub budget: Budget,
     /// The connection has reached its age: a stream without an end would keep it for ever.
     pub aged: CancellationToken,
 }
@@ -224,8 +228,12 @@ where
     B::Error: Into<BoxError>,
 {
     let aged = CancellationToken::new();
-    let watches =
-        ConnectionWatches { permits: Arc::new(Semaphore::new(settings.max_watches)), max: settings.max_watches, aged: aged.clone() };
+    let watches = ConnectionWatches {
+        permits: Arc::new(Semaphore::new(settings.max_watches)),
+        max: settings.max_watches,
+        budget: Budget::default(),
+        aged: aged.clone(),
+    };
     let permits = Arc::clone(&watches.permits);
     let crowded = || permits.available_permits() < settings.max_watches;
     let service = service.map_request(move |mut request: Request<Incoming>| {

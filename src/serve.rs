@@ -14,13 +14,12 @@ use http::Request;
 use hyper::body::Incoming;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep_until, timeout, timeout_at};
-use tonic_health::ServingStatus;
-use tonic_health::server::HealthReporter;
 use tower::ServiceExt;
 
 use crate::auth::Tokens;
 use crate::config::{ServeConfig, is_loopback};
 use crate::dead_letters::{DeadLetters, Limits};
+use crate::grpc::HealthReporter;
 use crate::health::{Audience, Health, Report};
 use crate::intake::{Intake, Spooling};
 use crate::listener::{Listener, Settings, Shutdown};
@@ -95,15 +94,16 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let hub = Arc::new(Hub::start(Arc::clone(&store)));
     let intake = Intake::new(Arc::clone(&store), spooling.clone(), dead_letters.clone(), Arc::default());
     let letters = (dead_letters.clone(), intake.clone());
-    let limits = grpc::Limits { max_watches: config.max_watches, max_calls: config.limits.requests_in_flight };
-    let (routes, reporter) = grpc::routes(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, limits)?;
+    let limits = grpc::Limits {
+        max_watches: config.max_watches,
+        max_watches_per_token: config.max_watches_per_token,
+        max_calls: config.limits.requests_in_flight,
+    };
+    let (services, reporter) = grpc::services(Arc::clone(&store), Arc::clone(&hub), Arc::clone(&tokens), letters, limits)?;
     let spool = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
     let health = Health::new(Arc::clone(&store), Arc::clone(&hub), spool);
     let settling = Arc::clone(&store);
     let spool_at_end = spooling.as_ref().map(|spooling| Arc::clone(&spooling.spool));
-    // Until it was looked at.
-    tell_clients(&reporter, false).await;
-
     let settings = |name| Settings {
         name,
         max_connections: config.max_connections,
@@ -127,14 +127,32 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
     let webhooks = webhook::routes(intake, secrets, config.limits, config.max_body_bytes, config.noop_route);
+    // Before all else: a client of gRPC understands nothing else.
+    let wrong_port = axum::middleware::from_fn_with_state(("--http-addr", addresses.grpc.port()), grpc::wrong_port::answer_grpc);
+    let webhooks = webhooks.layer(wrong_port);
     let allowed_hosts = &config.security.allowed_hosts;
-    let for_board = board::Settings { guard: Guard::new(allowed_hosts, &[], tokens.are_required()), webhook_port: addresses.http.port() };
-    let board = board::routes(routes.clone(), for_board)?;
+    let for_board = board::Settings {
+        guard: Guard::new(allowed_hosts, &[], tokens.are_required()),
+        needs_certificate: config.tls.as_ref().is_some_and(|tls| tls.grpc_client_ca.is_some()),
+        webhook_port: addresses.http.port(),
+        grpc_port: addresses.grpc.port(),
+    };
+    let board = board::routes(grpc::admit(services.clone(), "admin", Arc::clone(&tokens), limits), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
     let guard = Guard::new(allowed_hosts, &config.cors_origins, tokens.are_required());
-    let calls = grpc::web::routes(routes, &config.cors_origins, Some(guard), addresses.http.port())?;
+    let calls = grpc::web::routes(
+        grpc::admit(services, "grpc", Arc::clone(&tokens), limits),
+        &config.cors_origins,
+        Some(guard),
+        addresses.http.port(),
+    )?;
     tokio::spawn(grpc.serve(from_hyper(calls), shutdown.clone()));
-    let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), is_loopback(config.admin_addr)).merge(board);
+    let for_admin = admin::Settings {
+        is_private: is_loopback(config.admin_addr),
+        max_requests: config.limits.requests_in_flight,
+        grpc_port: addresses.grpc.port(),
+    };
+    let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), board, for_admin);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     if let Some(Spooling { spool, breaker }) = spooling {
@@ -154,9 +172,9 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     tracing::info!("draining");
     health.stop();
     looking_after.abort();
-    tell_clients(&reporter, false).await;
+    reporter.set_serving(false);
     tokio::select! {
-        () = drain(config.drain_delay, deadline, &hub, reporter, &shutdown) => {}
+        () = drain(config.drain_delay, deadline, &hub, &reporter, &shutdown) => {}
         again = signalled() => again?,
     }
     admin_shutdown.polite.cancel();
@@ -197,14 +215,13 @@ async fn spool_what_may_be_lost(store: &dyn Store, spool: Option<&Spool>) {
 }
 
 /// Ends everything politely: returns when it has ended, or a little before the deadline.
-async fn drain(delay: Duration, deadline: Instant, hub: &Hub, mut reporter: HealthReporter, shutdown: &Shutdown) {
+async fn drain(delay: Duration, deadline: Instant, hub: &Hub, reporter: &HealthReporter, shutdown: &Shutdown) {
     // Load balancers learn of it before the first request is turned away.
     sleep_until((Instant::now() + delay).min(deadline)).await;
     hub.drain();
     shutdown.polite.cancel();
-    // A health watch is a stream without an end too.
-    reporter.clear_service_status(grpc::SERVICE_NAME).await;
-    reporter.clear_service_status("").await;
+    // Those of health and reflection are streams without an end too.
+    reporter.end();
     if timeout_at(deadline.checked_sub(ABORT_RESERVE).unwrap_or(deadline), shutdown.finished()).await.is_err() {
         tracing::warn!("connections that did not end in time are dropped");
     }
@@ -296,15 +313,9 @@ async fn look_at_health(reporter: &HealthReporter, health: &Health, before: Opti
     // Whoever watches is told what changes, not every second how it is.
     let is_serving = report.is_ready(Audience::Reads);
     if before.is_none_or(|before| before.is_ready(Audience::Reads) != is_serving) {
-        tell_clients(reporter, is_serving).await;
+        reporter.set_serving(is_serving);
     }
     report
-}
-
-async fn tell_clients(reporter: &HealthReporter, is_serving: bool) {
-    let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-    reporter.set_service_status(grpc::SERVICE_NAME, status).await;
-    reporter.set_service_status("", status).await;
 }
 
 /// A stream looks at its caller's token whenever it is awake.

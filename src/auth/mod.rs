@@ -8,4 +8,4 @@ mod grants;
 pub mod guard;
 mod tokens;
 
-pub use tokens::{Caller, Denied, Standing, Tokens};
+pub use tokens::{Caller, Denied, Standing, TokenWatches, Tokens};

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 use anyhow::Context;
 use arc_swap::ArcSwap;
@@ -29,11 +29,13 @@ pub struct Tokens {
 struct Grant {
     rights: Rights,
     standing: AtomicU8,
+    /// Watches that are open.
+    watches: AtomicUsize,
 }
 
 impl Grant {
     fn new(rights: Rights) -> Self {
-        Self { rights, standing: AtomicU8::new(Standing::Good as u8) }
+        Self { rights, standing: AtomicU8::new(Standing::Good as u8), watches: AtomicUsize::new(0) }
     }
 }
 
@@ -66,7 +68,28 @@ pub enum Denied {
 #[derive(Clone, Debug)]
 pub struct Caller(Option<Arc<Grant>>);
 
+/// Watches of a token: dropped, they are closed.
+#[derive(Debug)]
+pub struct TokenWatches {
+    grant: Arc<Grant>,
+    count: usize,
+}
+
+impl Drop for TokenWatches {
+    fn drop(&mut self) {
+        self.grant.watches.fetch_sub(self.count, Ordering::AcqRel);
+    }
+}
+
 impl Caller {
+    /// Opens watches of their token; `None` if there would be more than `most`. Without tokens there is nothing to count.
+    pub fn watch(&self, count: usize, most: usize) -> Option<Option<TokenWatches>> {
+        let Some(grant) = &self.0 else { return Some(None) };
+        let add = |open: usize| open.checked_add(count).filter(|open| *open <= most);
+        grant.watches.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).ok()?;
+        Some(Some(TokenWatches { grant: Arc::clone(grant), count }))
+    }
+
     /// One who may do everything.
     pub const fn all_powerful() -> Self {
         Self(None)

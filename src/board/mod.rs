@@ -7,11 +7,13 @@ mod assets;
 mod guard;
 mod schema;
 
-use axum::Router;
 use axum::extract::Request;
+use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 use axum::response::IntoResponse;
 use axum::routing::post;
+use axum::{Json, Router};
+use serde_json::json;
 use tower::ServiceExt;
 
 use crate::grpc;
@@ -20,13 +22,21 @@ use crate::origin::Guard;
 /// What the page calls. A page that only looks can be left open on a wall.
 const CALLS: [&str; 5] = ["GetLead", "ListLeads", "ListActivities", "ListDocuments", "WatchLeads"];
 
+/// Probes and scrapers of the admin listener have no certificates, so it cannot ask for them.
+const NEEDS_CERTIFICATE: &str =
+    "calls need a client certificate (--grpc-client-ca), which this listener asks nobody for: call the gRPC listener";
+
 /// How the board is served.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Keeps foreign pages out.
     pub guard: Guard,
+    /// Whether callers have to show a certificate, which the admin listener asks nobody for: then there are no calls here.
+    pub needs_certificate: bool,
     /// The port of the webhooks, for the command that the page shows to those who have no leads yet.
     pub webhook_port: u16,
+    /// The port of gRPC, for clients that come here by mistake.
+    pub grpc_port: u16,
 }
 
 /// The page and the calls that it makes, for the admin listener. `grpc` is what the gRPC listener serves.
@@ -35,8 +45,14 @@ pub struct Settings {
 /// The API's descriptors are broken: then this program was built wrongly.
 pub fn routes(grpc: Router, settings: Settings) -> anyhow::Result<Router> {
     let calls = grpc::web::routes(grpc, &[], None, settings.webhook_port)?;
-    let call = post(async move |request: Request| calls.oneshot(request).await.into_response());
+    let call = if settings.needs_certificate {
+        post(async || (StatusCode::FORBIDDEN, Json(json!({ "error": NEEDS_CERTIFICATE }))))
+    } else {
+        post(async move |request: Request| calls.oneshot(request).await.into_response())
+    };
     let calls = CALLS.iter().fold(Router::new(), |router, name| router.route(&format!("/{}/{name}", grpc::SERVICE_NAME), call.clone()));
+    // The page speaks gRPC-Web.
+    let calls = calls.route_layer(from_fn_with_state(settings.grpc_port, guard::no_plain_grpc));
     let calls = calls.route_layer(from_fn_with_state(settings.guard.clone(), guard::same_origin));
     let known_host = from_fn_with_state(settings.guard, guard::known_host);
     Ok(assets::routes(settings.webhook_port)?.merge(calls).route_layer(known_host))

@@ -55,10 +55,12 @@ pub struct ServeConfig {
     pub log_level: String,
     /// Connections per listener.
     pub max_connections: usize,
-    /// Watch streams per process.
+    /// Watches per process.
     pub max_watches: usize,
-    /// Watch streams per connection.
+    /// Watches per connection.
     pub max_watches_per_connection: u32,
+    /// Watches per token.
+    pub max_watches_per_token: usize,
     /// The web origins that may call by gRPC-Web.
     pub cors_origins: Vec<String>,
     /// The age at which a gRPC connection is asked to reconnect; none: never.
@@ -105,6 +107,7 @@ impl ServeArgs {
         let max_connections = number("--max-connections", self.max_connections, 1, 1_000_000, &mut wrong);
         let max_watches = number("--max-watches", self.max_watches, 1, 10_000_000, &mut wrong);
         let per_connection = number("--max-watches-per-connection", self.max_watches_per_connection, 1, 1_000_000, &mut wrong);
+        let per_token = number("--max-watches-per-token", self.max_watches_per_token, 0, 10_000_000, &mut wrong);
         let age = number("--max-connection-age-seconds", self.max_connection_age_seconds, 0, 31_536_000, &mut wrong);
         let spool = self.spool.validate(&mut wrong);
         if !wrong.is_empty() {
@@ -132,6 +135,7 @@ impl ServeArgs {
             max_connections,
             max_watches,
             max_watches_per_connection: per_connection,
+            max_watches_per_token: if per_token == 0 { max_watches.div_ceil(2) } else { per_token },
             cors_origins: self.cors_origins,
             max_connection_age: (age > 0).then(|| Duration::from_secs(age)),
             drain_delay: Duration::from_millis(drain_delay),

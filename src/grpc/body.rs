@@ -15,6 +15,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 
+use super::answers::{Next, Waiting};
 use super::deadline;
 use super::observe::Life;
 use super::shared::{FrameStream, take_stream, trailers};
@@ -26,23 +27,36 @@ struct AnswerBody {
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
+/// An answer that takes the place of tonic's body.
+pub(super) enum Answer {
+    /// The rest of a unary call's answer.
+    Waiting(Waiting),
+}
+
 enum Source {
     /// As tonic made it.
     Body(Body),
+    /// What is left of a unary call's answer.
+    Waiting(Waiting),
     /// The messages of a watch.
     Stream(FrameStream, Life),
 }
 
-/// Completes an answer of tonic's: with the stream that was made for it, if there is one, and with the deadline.
-pub(super) fn complete(mut response: Response, deadline: Option<Instant>) -> Response {
+/// Completes an answer of tonic's: with what takes the place of its body, or the stream that was made for it, if there is
+/// one, and with the deadline.
+pub(super) fn complete(mut response: Response, answer: Option<Answer>, deadline: Option<Instant>) -> Response {
     let stream = take_stream(&mut response);
     // Headers that are all there is, or a body that nothing has to be done with.
-    if stream.is_none() && (deadline.is_none() || response.body().is_end_stream()) {
+    if stream.is_none() && answer.is_none() && (deadline.is_none() || response.body().is_end_stream()) {
         return response;
     }
     let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
     response.map(|body| {
-        let source = stream.map_or(Source::Body(body), |(stream, life)| Source::Stream(stream, life));
+        let source = match (answer, stream) {
+            (Some(Answer::Waiting(waiting)), _) => Source::Waiting(waiting),
+            (None, Some((stream, life))) => Source::Stream(stream, life),
+            (None, None) => Source::Body(body),
+        };
         Body::new(AnswerBody { source: Some(source), deadline })
     })
 }
@@ -72,6 +86,11 @@ impl http_body::Body for AnswerBody {
         }
         let frame = match source {
             Source::Body(body) => std::task::ready!(Pin::new(body).poll_frame(context)),
+            Source::Waiting(waiting) => Some(match waiting.next() {
+                Next::Piece(piece) => Ok(Frame::data(piece)),
+                Next::Trailers(trailers) => Ok(Frame::trailers(trailers)),
+                Next::Dropped => Err(axum::Error::new("the client did not read its answer in time")),
+            }),
             Source::Stream(stream, life) => Some(match std::task::ready!(stream.as_mut().poll_next(context)) {
                 Some(Ok(message)) => {
                     life.sent();
@@ -92,7 +111,7 @@ impl http_body::Body for AnswerBody {
         match &self.source {
             None => true,
             Some(Source::Body(body)) => body.is_end_stream(),
-            Some(Source::Stream(..)) => false,
+            Some(Source::Waiting(..) | Source::Stream(..)) => false,
         }
     }
 
@@ -100,7 +119,7 @@ impl http_body::Body for AnswerBody {
         match &self.source {
             None => SizeHint::with_exact(0),
             Some(Source::Body(body)) => body.size_hint(),
-            Some(Source::Stream(..)) => SizeHint::default(),
+            Some(Source::Waiting(..) | Source::Stream(..)) => SizeHint::default(),
         }
     }
 }
@@ -132,10 +151,10 @@ mod tests {
             let _ = &held;
             message
         });
-        let (_, _, extensions) = shared::response("test", Box::pin(messages)).into_parts();
+        let (_, _, extensions) = shared::response::<()>("test", Box::pin(messages)).into_parts();
         let mut response = Response::new(Body::empty());
         *response.extensions_mut() = extensions;
-        (complete(response, deadline.map(|deadline| Instant::now() + deadline)).into_body(), permit)
+        (complete(response, None, deadline.map(|deadline| Instant::now() + deadline)).into_body(), permit)
     }
 
     /// Reads a body to its end, and checks that it stays there.
@@ -181,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn headers_that_are_all_there_is_stay_so() {
         for deadline in [None, Some(Instant::now() + Duration::from_secs(3600))] {
-            let body = complete(Status::not_found("no").into_http(), deadline).into_body();
+            let body = complete(Status::not_found("no").into_http(), None, deadline).into_body();
             assert!(body.is_end_stream() && body.size_hint().exact() == Some(0), "{deadline:?}");
         }
     }

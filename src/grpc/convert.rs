@@ -1,5 +1,6 @@
 //! Domain to API.
 
+use prost::Message;
 use prost_types::Timestamp as ApiTime;
 
 use crate::api;
@@ -18,8 +19,66 @@ pub fn timestamp(time: &ApiTime) -> Timestamp {
     Timestamp::from_micros(time.seconds.saturating_mul(1_000_000).saturating_add(i64::from(time.nanos) / 1000))
 }
 
-/// A lead.
+/// Bytes of a lead at most: what clients take in one message is four times that.
+const MAX_LEAD_BYTES: usize = 1 << 20;
+/// Bytes of the changes beside a lead.
+const MAX_CHANGES_BYTES: usize = 2 << 20;
+/// Checklist items of a lead at most.
+const CHECKLIST_ITEMS_SHOWN: usize = 100;
+
+/// A lead, with the newest of its documents and checklist items: as many as may be, and as there is room for.
 pub fn lead(lead: &Lead) -> api::Lead {
+    let mut told = told(lead);
+    let length = told.encoded_len();
+    if length > MAX_LEAD_BYTES {
+        let (documents, items) = (std::mem::take(&mut told.documents), std::mem::take(&mut told.checklist_items));
+        let room = MAX_LEAD_BYTES.saturating_sub(told.encoded_len());
+        // Each of the two gets half, and what the other leaves.
+        let (of_documents, of_items) = (bytes_of(&documents), bytes_of(&items));
+        let for_documents = (room / 2).max(room.saturating_sub(of_items));
+        told.documents = fitting(documents, for_documents);
+        told.checklist_items = fitting(items, room - of_documents.min(for_documents));
+    }
+    // In the order that was promised: they were chosen by their age.
+    told.checklist_items.sort_by(|a, b| a.checklist_item_id.cmp(&b.checklist_item_id));
+    told
+}
+
+/// Bytes of these as a field. Its tag and length are five bytes at most here.
+fn bytes_of<M: Message>(items: &[M]) -> usize {
+    items.iter().map(|item| item.encoded_len() + 5).sum()
+}
+
+/// The first of these that fit.
+fn fitting<M: Message>(items: Vec<M>, room: usize) -> Vec<M> {
+    let mut bytes = 0;
+    let fits = |item: &M| {
+        bytes += item.encoded_len() + 5;
+        bytes <= room
+    };
+    items.into_iter().take_while(fits).collect()
+}
+
+/// The newest of these changes, which come oldest first, as far as they fit into a message; and whether all do.
+pub fn fitting_changes(mut changes: Vec<api::LeadChange>) -> (Vec<api::LeadChange>, bool) {
+    let mut bytes = 0;
+    let fit = changes.iter().rev().take_while(|change| {
+        bytes += change.encoded_len() + 5;
+        bytes <= MAX_CHANGES_BYTES
+    });
+    let too_many = changes.len() - fit.count();
+    changes.drain(..too_many);
+    (changes, too_many == 0)
+}
+
+fn newest_items(lead: &Lead) -> Vec<api::ChecklistItem> {
+    let mut items: Vec<_> = lead.checklist.values().collect();
+    items.sort_by(|a, b| (b.version, b.time).cmp(&(a.version, a.time)).then_with(|| a.item_id.cmp(&b.item_id)));
+    items.into_iter().take(CHECKLIST_ITEMS_SHOWN).map(checklist_item).collect()
+}
+
+/// The newest documents and items first.
+fn told(lead: &Lead) -> api::Lead {
     let profile = |key: ProfileKey| lead.profile.get(&key).map(|field| field.value.clone()).unwrap_or_default();
     let activity_counts = lead.activity_counts.iter();
     let message_counts = lead.message_counts.iter();
@@ -57,7 +116,8 @@ pub fn lead(lead: &Lead) -> api::Lead {
             website: profile(ProfileKey::Website),
             source: profile(ProfileKey::Source),
         }),
-        checklist_items: lead.checklist.values().map(checklist_item).collect(),
+        checklist_items: newest_items(lead),
+        checklist_item_count: lead.checklist.len() as u64,
         application_complete_time: lead.completion.map(|completion| time(completion.time)),
     }
 }

@@ -5,26 +5,13 @@
 
 use std::time::Duration;
 
-use axum::extract::Request;
-use axum::middleware::Next;
-use axum::response::Response;
 use http::HeaderMap;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tonic::Status;
 
-use super::body;
-
-/// axum middleware: ends what has taken too long, and completes the answer.
-pub(super) async fn keep(request: Request, next: Next) -> Response {
-    let deadline = allowed(request.headers()).map(|allowed| Instant::now() + allowed);
-    let response = match deadline {
-        None => next.run(request).await,
-        Some(deadline) => match timeout_at(deadline, next.run(request)).await {
-            Ok(response) => response,
-            Err(_) => return exceeded().into_http(),
-        },
-    };
-    body::complete(response, deadline)
+/// When a call with these headers has to end, if its caller said so.
+pub(super) fn of(headers: &HeaderMap) -> Option<Instant> {
+    allowed(headers).map(|allowed| Instant::now() + allowed)
 }
 
 pub(super) fn exceeded() -> Status {

@@ -33,7 +33,12 @@ static RPCS: LazyLock<HashMap<String, Rpc>> = LazyLock::new(|| {
         let Ok(pool) = DescriptorPool::decode(descriptors) else { continue };
         for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
             let name = format!("{}/{}", method.parent_service().full_name(), method.name());
-            let rpc = Rpc { is_stream: method.is_server_streaming() || method.is_client_streaming(), name: name.clone().leak() };
+            let shape = match (method.is_client_streaming(), method.is_server_streaming()) {
+                (true, _) => Shape::ClientStream,
+                (false, true) => Shape::ServerStream,
+                (false, false) => Shape::Unary,
+            };
+            let rpc = Rpc { shape, name: name.clone().leak() };
             rpcs.insert(format!("/{name}"), rpc);
         }
     }
@@ -45,12 +50,30 @@ pub(super) fn is_rpc(path: &str) -> bool {
     RPCS.contains_key(path)
 }
 
-const OTHER: Rpc = Rpc { name: "_OTHER", is_stream: false };
+/// How the rpc at this path takes and gives messages.
+pub(super) fn shape(path: &str) -> Shape {
+    RPCS.get(path).unwrap_or(&OTHER).shape
+}
+
+/// Who sends several messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Nobody.
+    Unary,
+    /// The server, after one message of the client.
+    ServerStream,
+    /// The client, and perhaps the server.
+    ClientStream,
+    /// There is no such rpc.
+    Unknown,
+}
+
+const OTHER: Rpc = Rpc { name: "_OTHER", shape: Shape::Unknown };
 
 #[derive(Clone, Copy)]
 struct Rpc {
     name: &'static str,
-    is_stream: bool,
+    shape: Shape,
 }
 
 /// Histograms by rpc and status code.
@@ -79,7 +102,7 @@ pub(super) async fn call(request: Request, next: Next) -> Response {
     };
     // A call that fails is answered with headers alone. One that has a message to send has succeeded by then.
     let code = response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
-    let durations = if rpc.is_stream { &SETUPS } else { &CALLS };
+    let durations = if matches!(rpc.shape, Shape::ServerStream | Shape::ClientStream) { &SETUPS } else { &CALLS };
     durations.with((rpc.name, code), |durations| durations.record(began.elapsed()));
     if let Some(span) = span {
         span.end("rpc.response.status_code", code_name(code), is_our_fault(code));

@@ -20,6 +20,7 @@ use crate::api;
 use crate::auth::Caller;
 use crate::fold::MAX_ID_BYTES;
 use crate::store::{ActivityPlace, ListQuery, Place, Store};
+use crate::time::Timestamp;
 
 /// Leads of one batch.
 const MAX_BATCH: usize = 1000;
@@ -78,6 +79,14 @@ fn page_size(asked: i32, max: usize) -> Result<usize, Status> {
     }
 }
 
+/// A time of a request.
+fn asked_time(field: &str, time: Option<prost_types::Timestamp>) -> Result<Option<Timestamp>, Status> {
+    match time {
+        Some(time) if !(0..1_000_000_000).contains(&time.nanos) => Err(invalid(field, "nanos: 0 to 999,999,999")),
+        time => Ok(time.as_ref().map(convert::timestamp)),
+    }
+}
+
 /// How many of these fit into one page: at least one, so that a walk comes on.
 fn fitting<M: Message>(items: &[M]) -> usize {
     let mut bytes = 0;
@@ -133,7 +142,7 @@ impl server::lead_service_server::LeadService for LeadService {
         required_id("workspace_id", &request.workspace_id)?;
         let limit = page_size(request.page_size, MAX_LEADS_PAGE)?;
         let (after, before) =
-            (request.activity_after.as_ref().map(convert::timestamp), request.activity_before.as_ref().map(convert::timestamp));
+            (asked_time("activity_after", request.activity_after)?, asked_time("activity_before", request.activity_before)?);
         let query = format!("leads {after:?} {before:?} {}", request.workspace_id);
         let cursor = page_token::decode(&query, &request.page_token)?.map(|(time, lead_id)| Place { time, lead_id });
         if !caller.sees(&request.workspace_id) {

@@ -37,7 +37,7 @@ pub(super) fn framed(message: &impl Message) -> Bytes {
 struct Rider(Arc<Mutex<Option<(FrameStream, Life)>>>);
 
 /// An answer of this rpc that will have this stream as its body.
-pub(super) fn response(rpc: &'static str, stream: FrameStream) -> tonic::Response<NoMessages> {
+pub(super) fn response<T>(rpc: &'static str, stream: FrameStream) -> tonic::Response<Empty<Result<T, Status>>> {
     let mut response = tonic::Response::new(futures::stream::empty());
     response.extensions_mut().insert(Rider(Arc::new(Mutex::new(Some((stream, Life::new(rpc)))))));
     response

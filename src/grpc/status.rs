@@ -11,6 +11,8 @@ use crate::store::StoreError;
 
 /// Whose reasons these are, in every `ErrorInfo`.
 const DOMAIN: &str = "leadfold";
+/// The reason of statuses that say that too much is under way.
+const OVERLOADED: &str = "OVERLOADED";
 
 fn details(reason: &str) -> ErrorDetails {
     let mut details = ErrorDetails::new();
@@ -101,7 +103,46 @@ pub(super) fn aged() -> Status {
 
 /// More calls are under way than can be done.
 pub(super) fn overloaded() -> Status {
-    unavailable("OVERLOADED", "too many calls are under way (--max-requests-in-flight)", Duration::from_secs(2))
+    unavailable(OVERLOADED, "too many calls are under way (--max-requests-in-flight)", Duration::from_secs(2))
+}
+
+/// One connection has as many calls under way as it may.
+pub(super) fn connection_overloaded() -> Status {
+    let message = format!("this connection has its {} calls under way: wait for some, or open another", crate::listener::CALLS);
+    unavailable(OVERLOADED, message, Duration::from_secs(1))
+}
+
+/// One connection has as many watches as it may.
+pub(super) fn connection_watches_full(max: usize) -> Status {
+    let text = format!("this connection has its {max} watches open (--max-watches-per-connection)");
+    exhausted("max-watches-per-connection", text)
+}
+
+/// One connection has as many streams of health and reflection as it may.
+pub(super) fn service_streams_full() -> Status {
+    let text = format!("this connection has its {} streams of health and reflection open", crate::listener::SERVICE_STREAMS);
+    exhausted("service-streams-per-connection", text)
+}
+
+/// Whether a status says that too much was under way.
+pub(super) fn is_overload(status: &Status) -> bool {
+    status.code() == Code::Unavailable && status.get_details_error_info().is_some_and(|info| info.reason == OVERLOADED)
+}
+
+/// The request did not arrive in time.
+pub(super) fn request_late(limit: Duration) -> Status {
+    let message = format!("the request was not whole within {} s of its headers", limit.as_secs());
+    Status::with_error_details(Code::DeadlineExceeded, message, details("REQUEST_TOO_SLOW"))
+}
+
+/// The request ended, or broke off, in the middle of its message.
+pub(super) fn request_incomplete() -> Status {
+    Status::with_error_details(Code::Internal, "the request ended before its message did", details("REQUEST_INCOMPLETE"))
+}
+
+/// There is no message, or more than one: as the list of gRPC's status codes has it.
+pub(super) fn wrong_message_count() -> Status {
+    Status::with_error_details(Code::Unimplemented, "this call takes exactly one message", details("WRONG_MESSAGE_COUNT"))
 }
 
 /// A limit is reached.

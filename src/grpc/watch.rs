@@ -14,10 +14,10 @@ use tonic::{Request, Status};
 use super::admission::caller;
 use super::service::required_id;
 use super::shared::{FrameStream, framed};
-use super::status::{aged, draining, exhausted, fallen, invalid, no_workspace, unavailable};
-use super::{convert, sight};
+use super::status::{aged, connection_watches_full, draining, exhausted, fallen, invalid, no_workspace, unavailable};
+use super::{Limits, convert, sight};
 use crate::api::{self, LeadSnapshot, LeadUpdate, SnapshotReason, watch_leads_request::Scope};
-use crate::auth::Caller;
+use crate::auth::{Caller, TokenWatches};
 use crate::listener::ConnectionWatches;
 use crate::store::{ListQuery, Place, Store};
 use crate::watch::{Follower, Hub, MessageKind, Next, ResetReason, State, Watched};
@@ -40,7 +40,7 @@ pub(super) struct Watches {
     hub: Arc<Hub>,
     store: Arc<dyn Store>,
     permits: Arc<Semaphore>,
-    max: usize,
+    limits: Limits,
 }
 
 /// Who sent a request, and what its connection allows.
@@ -57,7 +57,7 @@ impl Admission {
 
 /// Held by a stream as long as it lives, however it ends.
 struct Open {
-    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    _permits: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>, Option<TokenWatches>),
     hub: Arc<Hub>,
     caller: Caller,
     aged: CancellationToken,
@@ -84,22 +84,28 @@ impl Drop for Open {
 }
 
 impl Watches {
-    pub(super) fn new(hub: Arc<Hub>, store: Arc<dyn Store>, max: usize) -> Self {
-        Self { hub, store, permits: Arc::new(Semaphore::new(max)), max }
+    pub(super) fn new(hub: Arc<Hub>, store: Arc<dyn Store>, limits: Limits) -> Self {
+        Self { hub, store, permits: Arc::new(Semaphore::new(limits.max_watches)), limits }
     }
 
-    fn open(&self, admission: &Admission) -> Result<Open, Status> {
-        let of_server = Arc::clone(&self.permits).try_acquire_owned();
-        let of_server =
-            of_server.map_err(|_| exhausted("max-watches", format!("this server has its {} watches open (--max-watches)", self.max)))?;
+    /// `leads`: how many a stream watches; it counts as so many watches.
+    fn open(&self, admission: &Admission, leads: usize) -> Result<Open, Status> {
+        // The request has limits that are far below.
+        let count = u32::try_from(leads).unwrap_or(u32::MAX);
+        let of_token = admission.caller.watch(leads, self.limits.max_watches_per_token);
+        let of_token = of_token.ok_or_else(|| {
+            let text = format!("this token has its {} watches open (--max-watches-per-token)", self.limits.max_watches_per_token);
+            exhausted("max-watches-per-token", text)
+        })?;
+        let of_server = Arc::clone(&self.permits).try_acquire_many_owned(count);
+        let of_server = of_server.map_err(|_| {
+            exhausted("max-watches", format!("this server has its {} watches open (--max-watches)", self.limits.max_watches))
+        })?;
         let of_connection = admission.connection.as_ref().map(|connection| {
-            let permit = Arc::clone(&connection.permits).try_acquire_owned();
-            permit.map_err(|_| {
-                let text = format!("this connection has its {} watches open (--max-watches-per-connection)", connection.max);
-                exhausted("max-watches-per-connection", text)
-            })
+            let permit = Arc::clone(&connection.permits).try_acquire_many_owned(count);
+            permit.map_err(|_| connection_watches_full(connection.max))
         });
-        let permits = (of_server, of_connection.transpose()?);
+        let permits = (of_server, of_connection.transpose()?, of_token);
         let aged = admission.connection.as_ref().map(|connection| connection.aged.clone());
         metrics::gauge!("leadfold_watch_streams").increment(1.0);
         let (hub, caller) = (Arc::clone(&self.hub), admission.caller.clone());
@@ -116,7 +122,7 @@ impl Watches {
     pub(super) async fn lead(&self, request: api::WatchLeadRequest, admission: &Admission) -> Result<FrameStream, Status> {
         required_id("lead_id", &request.lead_id)?;
         let every = heartbeat_interval(request.heartbeat_interval)?;
-        let open = self.open(admission)?;
+        let open = self.open(admission, 1)?;
         let mut watched = self.watched(&request.lead_id).await?;
         let state = sight::first(&open.caller, watched.state());
         let first = self.first_message(&watched, &state, request.after_version, &open.caller).await?;
@@ -187,13 +193,14 @@ impl Watches {
     /// `WatchLeads`.
     pub(super) async fn leads(&self, request: api::WatchLeadsRequest, admission: &Admission) -> Result<FrameStream, Status> {
         let every = heartbeat_interval(request.heartbeat_interval)?;
-        let scope = request.scope.ok_or_else(|| invalid("scope", "required: workspace_id or lead_ids"))?;
-        match &scope {
+        let mut scope = request.scope.ok_or_else(|| invalid("scope", "required: workspace_id or lead_ids"))?;
+        let count = match &mut scope {
             Scope::WorkspaceId(workspace_id) => {
                 required_id("workspace_id", workspace_id)?;
                 if !admission.caller.sees(workspace_id) {
                     return Err(no_workspace(workspace_id));
                 }
+                1
             }
             Scope::LeadIds(named) => {
                 if named.ids.is_empty() || named.ids.len() > MAX_NAMED {
@@ -202,9 +209,12 @@ impl Watches {
                 for (index, lead_id) in named.ids.iter().enumerate() {
                     required_id(&format!("lead_ids.ids[{index}]"), lead_id)?;
                 }
+                named.ids.sort();
+                named.ids.dedup();
+                named.ids.len()
             }
-        }
-        let open = self.open(admission)?;
+        };
+        let open = self.open(admission, count)?;
         let mut leads = Leads::new(self.clone(), scope, admission.caller.clone()).await?;
         let skip_initial = request.skip_initial;
         if skip_initial {
@@ -261,12 +271,10 @@ struct Leads {
 impl Leads {
     /// Follows the scope from now on.
     async fn new(watches: Watches, scope: Scope, caller: Caller) -> Result<Self, Status> {
-        let (workspace_id, follower, mut named) = match scope {
+        let (workspace_id, follower, named) = match scope {
             Scope::WorkspaceId(workspace_id) => (Some(workspace_id.clone()), watches.hub.follow_workspace(&workspace_id), Vec::new()),
             Scope::LeadIds(leads) => (None, Arc::new(Follower::default()), leads.ids),
         };
-        named.sort();
-        named.dedup();
         let late = |_| unavailable("STORE_UNAVAILABLE", "the store did not answer in time", Duration::from_secs(1));
         let follow = named.into_iter().map(|lead_id| {
             let (hub, follower) = (&watches.hub, &follower);
@@ -433,7 +441,9 @@ const fn snapshot(reason: SnapshotReason) -> MessageKind {
 
 fn heartbeat_interval(asked: Option<prost_types::Duration>) -> Result<Duration, Status> {
     let Some(asked) = asked else { return Ok(HEARTBEAT) };
-    let interval = Duration::try_from(asked).ok().filter(|interval| HEARTBEATS.contains(interval));
+    // What is not normal, such as nanos beyond a second, is refused, though it could be read.
+    let is_normal = (0..1_000_000_000).contains(&asked.nanos) && asked.seconds >= 0;
+    let interval = Duration::try_from(asked).ok().filter(|interval| is_normal && HEARTBEATS.contains(interval));
     interval.ok_or_else(|| invalid("heartbeat_interval", "1 s to 5 min"))
 }
 
@@ -464,7 +474,8 @@ fn encoded(state: &State, kind: MessageKind) -> Bytes {
 
 fn update(state: &State, changes: Vec<api::LeadChange>, complete: bool) -> Bytes {
     use api::watch_lead_response::Event;
-    let update = LeadUpdate { lead: Some(convert::lead(&state.lead)), changes, changes_truncated: !complete };
+    let (changes, all_fit) = convert::fitting_changes(changes);
+    let update = LeadUpdate { lead: Some(convert::lead(&state.lead)), changes, changes_truncated: !complete || !all_fit };
     framed(&api::WatchLeadResponse { event: Some(Event::Update(update)) })
 }
 

@@ -13,12 +13,17 @@ use tonic_web::GrpcWebLayer;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use super::base64_body::Base64Body;
 use super::observe;
 use crate::origin::{self, Guard, Refused};
 
 /// What a page may read of an answer beyond its body.
 const EXPOSED: [HeaderName; 3] =
     [HeaderName::from_static("grpc-status"), HeaderName::from_static("grpc-message"), HeaderName::from_static("grpc-status-details-bin")];
+
+/// gRPC-Web in base64, and in bytes.
+const TEXT: &str = "application/grpc-web-text";
+const BINARY: &str = "application/grpc-web+proto";
 
 /// Where webhooks are taken, on another port.
 const WEBHOOKS: &str = "/webhooks";
@@ -62,8 +67,14 @@ pub fn routes(grpc: Router, origins: &[String], guard: Option<Guard>, webhook_po
                 Ok(Protocol::Grpc) => grpc,
                 Ok(Protocol::Preflight) => web,
                 Ok(Protocol::GrpcWeb(content_type)) => {
-                    // The layer knows it only without parameters and in lower case.
-                    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+                    let answered_in = accepted(request.headers(), content_type);
+                    if content_type.starts_with(TEXT) {
+                        // The layer takes only one part of base64.
+                        request = request.map(|body| Body::new(Base64Body::new(body)));
+                    }
+                    // The layer knows types only without parameters and in lower case.
+                    request.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(BINARY));
+                    request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(answered_in));
                     web
                 }
                 Err(refusal) => {
@@ -170,6 +181,17 @@ fn protocol_of<B>(request: &Request<B>, answers_preflights: bool, webhook_port: 
         ),
     };
     Err(Refusal { status, error })
+}
+
+/// The form of gRPC-Web that an answer is to have: the one that is accepted, else that of the request.
+fn accepted(headers: &HeaderMap, content_type: &'static str) -> &'static str {
+    let values: Vec<_> = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect();
+    let names = |form: &str| values.iter().any(|value| value.to_ascii_lowercase().contains(form));
+    match (names("application/grpc-web"), names(TEXT)) {
+        (_, true) => TEXT,
+        (true, false) => BINARY,
+        (false, false) => content_type,
+    }
 }
 
 /// The protocol that a content type names: whatever its case and parameters, but one with messages in protobuf.

@@ -123,6 +123,7 @@ const METRICS: &[Metric] = &[
         &[&[("limit", &["server", "sender"])]],
     ),
     counter("leadfold_calls_shed_total", "Calls turned away since too many were under way.", ALONE),
+    counter("leadfold_answers_unread_total", "Answers dropped since their clients read nothing of them for some time.", ALONE),
     // Watches.
     gauge("leadfold_watch_streams", "Watch streams that are open.", ALONE),
     histogram(

@@ -3,6 +3,7 @@
 //! One binary, so that it links once. Each module is one door of the house or one promise; `support` starts
 //! what they need. Most tests run on both stores: see [`support::on_both_stores`].
 
+mod abuse;
 mod aged;
 mod board;
 mod board_browser;

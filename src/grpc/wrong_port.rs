@@ -1,0 +1,42 @@
+//! gRPC on a port that does not speak it: its clients are told where to go in a way that they understand.
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// Whether a request speaks gRPC or gRPC-Web.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|essence| essence.starts_with("application/grpc"))
+}
+
+/// Whether a request speaks gRPC-Web.
+pub fn is_grpc_web(headers: &HeaderMap) -> bool {
+    content_type(headers).is_some_and(|essence| essence.starts_with("application/grpc-web"))
+}
+
+/// The content type in lower case, without its parameters.
+fn content_type(headers: &HeaderMap) -> Option<String> {
+    Some(headers.get(header::CONTENT_TYPE)?.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase())
+}
+
+/// The answer to a gRPC request on the `listener` (its flag), which is not `grpc_port`'s: `UNIMPLEMENTED`, in headers
+/// alone, as gRPC has it.
+pub fn unimplemented(headers: &HeaderMap, listener: &str, grpc_port: u16) -> Response {
+    let message = format!("this port does not serve this call: it is {listener}'s. gRPC is served on port {grpc_port}, --grpc-addr");
+    let web = content_type(headers).filter(|essence| essence.starts_with("application/grpc-web"));
+    let content_type = web.and_then(|web| HeaderValue::from_str(&web).ok()).unwrap_or(HeaderValue::from_static("application/grpc"));
+    let mut response = StatusCode::OK.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+    response.headers_mut().insert("grpc-status", HeaderValue::from(tonic::Code::Unimplemented as i32));
+    // Nothing in it has to be percent-encoded.
+    if let Ok(message) = HeaderValue::from_str(&message) {
+        response.headers_mut().insert("grpc-message", message);
+    }
+    response
+}
+
+/// axum middleware, for a listener that serves no gRPC (its flag, and the port that does): answers gRPC by itself.
+pub async fn answer_grpc(State((listener, grpc_port)): State<(&'static str, u16)>, request: Request, next: Next) -> Response {
+    if is_grpc(request.headers()) { unimplemented(request.headers(), listener, grpc_port) } else { next.run(request).await }
+}
