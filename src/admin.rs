@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::{Mutex, Semaphore};
 
 use crate::auth::{Tokens, guard};
+use crate::board;
 use crate::grpc::wrong_port;
 use crate::health::{Audience, Health, Report};
 use crate::telemetry::metrics::Metrics;
@@ -51,15 +52,23 @@ pub fn routes(health: Health, metrics: Metrics, tokens: Arc<Tokens>, board: Rout
     };
     let places = Arc::new(Semaphore::new(settings.max_requests));
     let limited = Router::new().route("/readyz", get(readyz)).merge(metered).route_layer(from_fn_with_state(places, admit));
-    let fallback = async move |request: Request| {
-        let headers = request.headers();
-        if wrong_port::is_grpc(headers) {
-            return wrong_port::unimplemented(headers, "--admin-addr", settings.grpc_port);
-        }
-        StatusCode::NOT_FOUND.into_response()
-    };
     let admin = Admin { health, metrics, seen: Arc::default() };
-    Router::new().route("/livez", get(async || "ok\n")).merge(limited).with_state(admin).merge(board).fallback(fallback)
+    Router::new()
+        .route("/livez", get(async || "ok\n"))
+        .merge(limited)
+        .with_state(admin)
+        .merge(board)
+        .layer(from_fn_with_state(settings.grpc_port, only_the_board))
+}
+
+/// axum middleware: clients of gRPC are told where its port is. Only the board's calls are served here, in gRPC-Web.
+async fn only_the_board(State(grpc_port): State<u16>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let is_boards = wrong_port::is_grpc_web(headers) && board::is_call(request.uri().path());
+    if wrong_port::is_grpc(headers) && !is_boards {
+        return wrong_port::unimplemented(headers, "--admin-addr", grpc_port);
+    }
+    next.run(request).await
 }
 
 /// axum middleware: a place for each request, or a refusal.

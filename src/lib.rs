@@ -37,7 +37,7 @@
 //! happened, to try it with). `fuzzing` has what must hold of any bytes from outside; only tests and the fuzzer build it.
 //!
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
-//! `health`, `webhook`, `grpc` ← `admin` ← `serve`; `grpc` ← `board` ← `serve`. `durable` ← `database` ← `store`,
+//! `health`, `webhook`, `grpc` ← `board` ← `admin` ← `serve`. `durable` ← `database` ← `store`,
 //! `dead_letters`. `api`, `alarm`, `auth` and `origin` import none of these; `listener` imports only `auth`, `config` only `listener`;
 //! `telemetry` only `config`, and the names in `alarm` and `event` that are labels; `cli` only `api`, `config` and `durable`,
 //! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` and `telemetry`

@@ -135,7 +135,6 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         guard: Guard::new(allowed_hosts, &[], tokens.are_required()),
         needs_certificate: config.tls.as_ref().is_some_and(|tls| tls.grpc_client_ca.is_some()),
         webhook_port: addresses.http.port(),
-        grpc_port: addresses.grpc.port(),
     };
     let board = board::routes(grpc::admit(services.clone(), "admin", Arc::clone(&tokens), limits), for_board)?;
     tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));

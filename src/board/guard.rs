@@ -4,7 +4,6 @@ use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::grpc::wrong_port;
 use crate::origin::Guard;
 
 /// axum middleware: refuses requests to a host name that is not known to be ours.
@@ -21,13 +20,4 @@ pub(super) async fn same_origin(State(guard): State<Guard>, request: Request, ne
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),
     }
-}
-
-/// axum middleware: tells clients of plain gRPC where its port is. They would find only some of the calls here.
-pub(super) async fn no_plain_grpc(State(grpc_port): State<u16>, request: Request, next: Next) -> Response {
-    let headers = request.headers();
-    if wrong_port::is_grpc(headers) && !wrong_port::is_grpc_web(headers) {
-        return wrong_port::unimplemented(headers, "--admin-addr", grpc_port);
-    }
-    next.run(request).await
 }

@@ -26,6 +26,12 @@ const CALLS: [&str; 5] = ["GetLead", "ListLeads", "ListActivities", "ListDocumen
 const NEEDS_CERTIFICATE: &str =
     "calls need a client certificate (--grpc-client-ca), which this listener asks nobody for: call the gRPC listener";
 
+/// Whether this is the path of a call that the page makes.
+pub fn is_call(path: &str) -> bool {
+    let name = path.strip_prefix('/').and_then(|path| path.strip_prefix(grpc::SERVICE_NAME)?.strip_prefix('/'));
+    name.is_some_and(|name| CALLS.contains(&name))
+}
+
 /// How the board is served.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -35,8 +41,6 @@ pub struct Settings {
     pub needs_certificate: bool,
     /// The port of the webhooks, for the command that the page shows to those who have no leads yet.
     pub webhook_port: u16,
-    /// The port of gRPC, for clients that come here by mistake.
-    pub grpc_port: u16,
 }
 
 /// The page and the calls that it makes, for the admin listener. `grpc` is what the gRPC listener serves.
@@ -51,8 +55,6 @@ pub fn routes(grpc: Router, settings: Settings) -> anyhow::Result<Router> {
         post(async move |request: Request| calls.oneshot(request).await.into_response())
     };
     let calls = CALLS.iter().fold(Router::new(), |router, name| router.route(&format!("/{}/{name}", grpc::SERVICE_NAME), call.clone()));
-    // The page speaks gRPC-Web.
-    let calls = calls.route_layer(from_fn_with_state(settings.grpc_port, guard::no_plain_grpc));
     let calls = calls.route_layer(from_fn_with_state(settings.guard.clone(), guard::same_origin));
     let known_host = from_fn_with_state(settings.guard, guard::known_host);
     Ok(assets::routes(settings.webhook_port)?.merge(calls).route_layer(known_host))

@@ -177,3 +177,26 @@ async fn a_full_spool_takes_nothing_and_says_so() {
     assert_eq!((status, &report["parts"]["spool"]["ok"]), (503, &false.into()), "{report}");
     assert!(report["parts"]["spool"]["reason"].as_str().is_some_and(|reason| reason.contains("full")), "{report}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_service_has_a_health_and_what_is_unknown_is_told_of() {
+    let mut server = Server::start(&Options::default().env("LEADFOLD_DRAIN_DELAY_MS", "300"));
+    for service in ["", SERVICE, "leadfold.v1.DeadLetterService"] {
+        assert_eq!(Watch::open(&server, service).await.next().await, ServingStatus::Serving, "{service:?}");
+        let mut client = HealthClient::new(server.channel());
+        let answer = client.check(HealthCheckRequest { service: service.to_owned() }).await.expect("an answer");
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving, "{service:?}");
+    }
+    let mut client = HealthClient::new(server.channel());
+    let unknown = || HealthCheckRequest { service: "no.such.Service".to_owned() };
+    assert_eq!(client.check(unknown()).await.expect_err("unknown").code(), tonic::Code::NotFound);
+    let mut watch = client.watch(unknown()).await.expect("a stream").into_inner();
+    let first = watch.message().await.expect("a message").expect("before the end");
+    assert_eq!(first.status(), ServingStatus::ServiceUnknown);
+    // It stays open, until the server ends.
+    assert!(tokio::time::timeout(Duration::from_millis(300), watch.message()).await.is_err(), "it goes on");
+    server.signal_termination();
+    let end = tokio::time::timeout(PATIENCE, watch.message()).await.expect("in time").expect_err("the end");
+    assert_eq!(end.code(), tonic::Code::Unavailable, "{end:?}");
+    assert!(server.terminate().status.success());
+}

@@ -14,6 +14,7 @@ mod connections;
 mod dead_letters;
 mod deploy;
 mod faults;
+mod foreign_pages;
 mod grpc_port;
 mod grpcurl;
 mod guarantees;

@@ -131,6 +131,14 @@ async fn clients_of_grpc_show_a_certificate_where_one_is_asked_for() {
     unreachable(get(encrypted.channel(None), &lead_id).await);
     unreachable(get(encrypted.channel(Some(&strangers.certify())), &lead_id).await);
     unreachable(get(encrypted.channel(Some(&clients.certify_in_the_past())), &lead_id).await);
+    // The admin listener asks probes for no certificate, so the same calls are refused there.
+    let call = web(&encrypted.authority.pem).post(format!("https://{}/leadfold.v1.LeadService/GetLead", encrypted.server.admin));
+    let call = call.header("content-type", "application/grpc-web+proto").body(b"\0\0\0\0\0".to_vec());
+    let refused = call.send().await.expect("an answer");
+    assert_eq!(refused.status(), 403);
+    assert!(refused.text().await.expect("text").contains("--grpc-client-ca"));
+    let probe = web(&encrypted.authority.pem).get(format!("https://{}/readyz", encrypted.server.admin)).send().await;
+    assert_eq!(probe.expect("an answer").status(), 200);
     // The authority of clients is read again as well.
     write(dir.path(), "clients.pem", &strangers.pem);
     let stranger = strangers.certify();

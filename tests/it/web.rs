@@ -1,7 +1,10 @@
 //! gRPC-Web: what a page in a browser can do.
 
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::StreamBody;
 use leadfold::api::watch_lead_response::Event;
-use leadfold::api::{WatchLeadRequest, WatchLeadResponse};
+use leadfold::api::{GetLeadRequest, GetLeadResponse, WatchLeadRequest, WatchLeadResponse};
 use prost::Message;
 use reqwest::{Method, RequestBuilder, Response};
 
@@ -113,4 +116,57 @@ async fn preflight(server: &Server, origin: &str) -> Response {
     let request = request(server, Method::OPTIONS, origin).header("access-control-request-method", "POST");
     let request = request.header("access-control-request-headers", "content-type,x-grpc-web,authorization");
     request.send().await.expect("an answer")
+}
+
+/// As other servers take it: base64 in parts that were padded one by one, wherever they are cut.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn text_may_come_in_padded_parts() {
+    let server = Server::start(&Options::default());
+    let lead_id = fresh_id();
+    server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
+    let message = GetLeadRequest { lead_id: lead_id.clone() }.encode_to_vec();
+    let framed = [&[0, 0, 0, 0, 38], &*message].concat();
+    assert_eq!(framed.len(), 5 + 38);
+    let encode = |part: &[u8]| base64::engine::Engine::encode(&base64::engine::general_purpose::STANDARD, part);
+    let web = reqwest::Client::builder().no_proxy().http1_only().build().expect("an HTTP client");
+    for cut in [0, 1, 2, 3, 5, 7, 20] {
+        for content_type in ["application/grpc-web-text", "Application/grpc-web-text+proto;charset=utf-8"] {
+            let text = encode(&framed[..cut]) + &encode(&framed[cut..]);
+            // One byte after the other, and all at once.
+            for size in [1, text.len()] {
+                let frame = |chunk: &[u8]| Ok::<_, std::io::Error>(Frame::data(Bytes::copy_from_slice(chunk)));
+                let chunks: Vec<_> = text.as_bytes().chunks(size).map(frame).collect();
+                let body = reqwest::Body::wrap(StreamBody::new(futures::stream::iter(chunks)));
+                let request = web.post(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc));
+                let answer = request.header("content-type", content_type).body(body).send().await.expect("an answer");
+                assert_eq!(answer.headers()["content-type"], "application/grpc-web-text+proto", "{cut} {content_type}");
+                let (answer, trailers) = read_text(&answer.text().await.expect("text"));
+                let lead = GetLeadResponse::decode(&*answer).expect("a message").lead.expect("a lead");
+                assert!(lead.lead_id == lead_id && trailers.contains("grpc-status:0"), "{cut} {content_type}: {trailers}");
+            }
+        }
+    }
+    // What is asked for is sent, whatever was sent.
+    for (sent, accepted, answered) in [
+        ("application/grpc-web-text", "application/grpc-web+proto", "application/grpc-web+proto"),
+        ("application/grpc-web-text", "*/*", "application/grpc-web-text+proto"),
+        ("application/grpc-web-text", "application/grpc-web-text; q=1", "application/grpc-web-text+proto"),
+    ] {
+        let request = web.post(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc)).body(encode(&framed));
+        let answer = request.header("content-type", sent).header("accept", accepted).send().await.expect("an answer");
+        assert_eq!((answer.status().as_u16(), &answer.headers()["content-type"]), (200, &answered.parse().expect("a value")), "{accepted}");
+    }
+    let broken = web.post(format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc)).body("AAA!");
+    let answer = broken.header("content-type", "application/grpc-web-text").send().await.expect("an answer");
+    assert_eq!(answer.headers()["grpc-status"], "13", "{answer:?}");
+}
+
+/// The message and the trailers of an answer in base64, whose parts may be padded one by one.
+fn read_text(text: &str) -> (Vec<u8>, String) {
+    let decode = |quad: &[u8]| base64::engine::Engine::decode(&base64::engine::general_purpose::STANDARD, quad).expect("base64");
+    let bytes: Vec<u8> = text.as_bytes().chunks(4).flat_map(decode).collect();
+    let length = u32::from_be_bytes(bytes[1..5].try_into().expect("four bytes")) as usize;
+    let (message, trailers) = bytes[5..].split_at(length);
+    assert_eq!((bytes[0], trailers[0]), (0, 0x80));
+    (message.to_vec(), String::from_utf8(trailers[5..].to_vec()).expect("text"))
 }

@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use leadfold::api::lead_service_client::LeadServiceClient;
+use leadfold::api::watch_lead_response::Event;
 use leadfold::api::{BatchGetLeadsRequest, GetLeadRequest, ListActivitiesRequest, ListDocumentsRequest, WatchLeadRequest};
 use serde_json::{Value, json};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
-use crate::support::events::{SAMPLE_TIME, message};
+use crate::support::events::{SAMPLE_TIME, WORKSPACE, message};
 use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
 use crate::support::watching::{LeadWatch, version};
 use crate::support::{PATIENCE, Setup, fresh_id, on_both_stores};
 
-on_both_stores!(pages_of_large_things_end_early);
+on_both_stores!(pages_of_large_things_end_early, a_lead_as_served_is_bounded);
 
 const STREAMS: &str = "leadfold_watch_streams";
 /// What clients take unless told otherwise.
@@ -122,6 +123,80 @@ async fn pages_of_large_things_end_early(server: Setup) {
     found.sort();
     found.dedup();
     assert_eq!((found.len(), pages), (3300, 4), "each once");
+}
+
+/// What is stored may be more than any client takes in one message.
+async fn a_lead_as_served_is_bounded(server: Setup) {
+    let lead_id = fresh_id();
+    let workspace = format!("/webhooks/omniai/{WORKSPACE}");
+    let mut watch = LeadWatch::over(&server.channel(), &lead_id, 0).await.expect("a stream");
+    watch.next().await;
+    let items = |from: usize, to: usize| -> Vec<Value> {
+        let item = |number: usize| {
+            let time = format!("2026-03-01T{:02}:{:02}:00Z", number / 60, number % 60);
+            json!({"checklistItemId": format!("item {number:04}"), "value": "v".repeat(4000), "status": "TODO", "updatedAt": time})
+        };
+        (from..to).map(item).collect()
+    };
+    // 1,400 items of 4 KB, and 200 documents with long names: 6 MB.
+    for from in (0..1400).step_by(200) {
+        let event = json!({"event": "lead.updated", "data": {"leadId": lead_id, "checklistItems": items(from, from + 200)}});
+        server.apply_to(&workspace, &event).await;
+    }
+    for action in 0..10 {
+        let mut event = message(&lead_id, &format!("a{action}"), &format!("2026-03-01T10:00:{action:02}Z"));
+        event["workspaceId"] = json!(WORKSPACE);
+        let documents = (0..20).map(|id| json!({"id": format!("{action}-{id:02}-{}", "i".repeat(200)), "filename": "f".repeat(1000)}));
+        event["actionLog"]["messages"][0]["documents"] = documents.collect();
+        server.apply(&event).await;
+    }
+    let check = |lead: &leadfold::api::Lead| {
+        let length = prost::Message::encoded_len(lead);
+        assert!(length <= 1 << 20, "{length} bytes");
+        assert_eq!((lead.document_count, lead.checklist_item_count), (200, 1400));
+        let (documents, items) = (lead.documents.len(), lead.checklist_items.len());
+        assert_eq!((documents, items), (100, 100), "there is room for as many as may be");
+        let ids: Vec<_> = lead.checklist_items.iter().map(|item| &*item.checklist_item_id).collect();
+        assert!(ids.is_sorted() && ids[0] >= "item 1200", "the newest: {ids:?}");
+        assert!(lead.documents[0].document_id.starts_with("9-"), "the newest first");
+    };
+    check(&server.lead(&lead_id).await);
+    let request = leadfold::api::ListLeadsRequest { workspace_id: WORKSPACE.to_owned(), ..Default::default() };
+    check(&server.client().list_leads(request).await.expect("a page").into_inner().leads[0]);
+    let mut first = LeadWatch::over(&server.channel(), &lead_id, 0).await.expect("a stream");
+    let Event::Snapshot(snapshot) = first.next().await else { panic!("not a snapshot") };
+    let lead = snapshot.lead.expect("a lead");
+    check(&lead);
+    let newest = lead.version;
+    // A stream that did not read meanwhile is told all at once, in as much as clients take.
+    loop {
+        let Event::Update(update) = watch.next().await else { panic!("not an update") };
+        assert!(prost::Message::encoded_len(&update) < FOUR_MEBIBYTES, "{}", prost::Message::encoded_len(&update));
+        let lead = update.lead.expect("a lead");
+        if lead.version == newest {
+            check(&lead);
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn times_that_are_none_are_refused() {
+    let server = Setup::embedded();
+    for nanos in [-1, 1_000_000_000, i32::MIN, i32::MAX] {
+        let time = Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos });
+        for (after, before, field) in [(time, None, "activity_after"), (None, time, "activity_before")] {
+            let (activity_after, activity_before) = (after, before);
+            let request =
+                leadfold::api::ListLeadsRequest { workspace_id: "w".into(), activity_after, activity_before, ..Default::default() };
+            let status = server.client().list_leads(request).await.expect_err("not a time");
+            assert!(status.code() == Code::InvalidArgument && status.message().starts_with(field), "{nanos}: {status:?}");
+        }
+        let heartbeat_interval = Some(prost_types::Duration { seconds: 5, nanos });
+        let request = WatchLeadRequest { lead_id: "l".into(), heartbeat_interval, ..Default::default() };
+        let status = server.client().watch_lead(request).await.expect_err("not a duration");
+        assert_eq!(status.code(), Code::InvalidArgument, "{nanos}: {status:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,7 +4,7 @@
 //! and on what a well-behaved client sees meanwhile.
 
 mod answers;
-mod peer;
+pub mod peer;
 mod requests;
 mod streams;
 

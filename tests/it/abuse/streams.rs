@@ -10,7 +10,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-use tonic_reflection::pb::v1::{ServerReflectionRequest, ServerReflectionResponse};
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1::{ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse};
 
 use super::peer::{Answer, Peer};
 use super::{Memory, read_promptly};
@@ -123,6 +124,67 @@ async fn reflection_streams_are_few_and_end_with_their_token_and_with_the_server
     assert_eq!(other.next().await.expect_err("the end").code(), Code::Unavailable);
     let exit = tokio::task::block_in_place(|| server.terminate());
     assert!(exit.status.success() && exit.took < Duration::from_secs(3), "it took {:?}", exit.took);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_reflection_does_not_find_is_an_answer_and_the_stream_goes_on() {
+    let server = Setup::embedded();
+    let mut stream = Reflection::open(server.channel(), "").await.expect("a stream");
+    let unknown = || {
+        use MessageRequest::{AllExtensionNumbersOfType, FileByFilename, FileContainingExtension, FileContainingSymbol};
+        let extension = ExtensionRequest { containing_type: "leadfold.v1.Lead".to_owned(), extension_number: 7 };
+        [
+            (Some(FileByFilename("none.proto".to_owned())), Code::NotFound),
+            (Some(FileContainingSymbol("no.such.Symbol".to_owned())), Code::NotFound),
+            (Some(FileContainingExtension(extension)), Code::NotFound),
+            (Some(AllExtensionNumbersOfType("no.such.Message".to_owned())), Code::NotFound),
+            (None, Code::InvalidArgument),
+        ]
+    };
+    for (message_request, code) in unknown() {
+        let request = ServerReflectionRequest { host: "h".to_owned(), message_request };
+        stream.ask.send(request.clone()).await.expect("it is open");
+        let answer = stream.next().await.expect("an answer").expect("before the end");
+        assert_eq!((&answer.valid_host, answer.original_request.as_ref()), (&request.host, Some(&request)));
+        let Some(MessageResponse::ErrorResponse(error)) = answer.message_response else { panic!("not an error: {request:?}") };
+        assert_eq!(error.error_code, code as i32, "{error:?}");
+    }
+    for symbol in [
+        "leadfold.v1.Lead",
+        "leadfold.v1.Lead.lead_id",
+        "leadfold.v1.LeadService",
+        "leadfold.v1.LeadService.GetLead",
+        "leadfold.v1.SnapshotReason",
+        "leadfold.v1.WatchLeadsRequest.scope",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "google.protobuf.Timestamp",
+    ] {
+        let message_request = Some(MessageRequest::FileContainingSymbol(symbol.to_owned()));
+        stream.ask.send(ServerReflectionRequest { host: String::new(), message_request }).await.expect("it is open");
+        let answer = stream.next().await.expect("an answer").expect("before the end").message_response;
+        let Some(MessageResponse::FileDescriptorResponse(files)) = answer else { panic!("{symbol}: {answer:?}") };
+        assert!(files.file_descriptor_proto.iter().all(|file| file.len() > 50), "{symbol}");
+    }
+    let list = ServerReflectionRequest { message_request: Some(MessageRequest::ListServices(String::new())), ..Default::default() };
+    stream.ask.send(list).await.expect("it is open");
+    let answer = stream.next().await.expect("an answer").expect("before the end").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    let mut names: Vec<_> = list.service.iter().map(|service| &*service.name).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+            "leadfold.v1.DeadLetterService",
+            "leadfold.v1.LeadService"
+        ]
+    );
+    // A question that is far too large.
+    let message_request = Some(MessageRequest::FileByFilename("x".repeat(1 << 20)));
+    stream.ask.send(ServerReflectionRequest { host: String::new(), message_request }).await.expect("it is open");
+    assert_eq!(stream.next().await.expect_err("too large").code(), Code::ResourceExhausted);
 }
 
 fn watch_made_up(count: usize) -> WatchLeadsRequest {

@@ -25,6 +25,11 @@ impl Browser {
     /// Starts one. Without Chromium and its chromedriver there is none, which is said; CI, which installs them, must
     /// not go on without.
     pub async fn start() -> Option<Self> {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts one with more arguments.
+    pub async fn start_with(more: &[&str]) -> Option<Self> {
         let (Some(chromium), Some(driver)) = (find(&["chromium", "chromium-browser", "google-chrome"]), find(&["chromedriver"])) else {
             assert!(std::env::var_os("LEADFOLD_TEST_CLIENTS").is_none(), "chromium and chromedriver are not in PATH");
             eprintln!("skipped: chromium and chromedriver are not in PATH (Debian: apt-get install chromium chromium-driver)");
@@ -52,6 +57,7 @@ impl Browser {
                 .chain(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,800"])
                 .map(str::to_owned)
                 .collect();
+        args.extend(more.iter().map(|arg| (*arg).to_owned()));
         args.push(format!("--user-data-dir={}", profile.path().display()));
         let capabilities = json!({"capabilities": {"alwaysMatch": {
             "goog:chromeOptions": {"binary": chromium, "args": args},
