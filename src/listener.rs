@@ -13,6 +13,7 @@ mod tls;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,6 +84,17 @@ pub struct Settings {
 /// Where a request comes from: the address of the peer. Every request carries it.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
+
+/// Which connection a request comes by: no two of this process have the same. Every request carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionNumber(pub u64);
+
+impl ConnectionNumber {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// How many watches a connection may have, and when they end. Every request carries it.
 #[derive(Clone, Debug)]
@@ -234,11 +246,13 @@ where
         budget: Budget::default(),
         aged: aged.clone(),
     };
+    let number = ConnectionNumber::next();
     let permits = Arc::clone(&watches.permits);
     let crowded = || permits.available_permits() < settings.max_watches;
     let service = service.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(watches.clone());
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(number);
         request
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());

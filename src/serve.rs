@@ -45,6 +45,10 @@ const SPOOL_AT_END: Duration = Duration::from_secs(2);
 /// Requests of one connection that are under way at once, watches not counted.
 const MAX_CALLS_PER_CONNECTION: u32 = 1000;
 
+/// Requests of one connection of the webhook listener that are under way at once. Senders have a few; a proxy that has more
+/// to pass on opens another connection.
+const MAX_WEBHOOKS_PER_CONNECTION: u32 = 100;
+
 /// Where a service listens.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
@@ -119,7 +123,8 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         max_age: config.max_connection_age,
         ..settings(name)
     };
-    let http = Listener::bind(config.http_addr, tls.clone(), settings("http")).await?;
+    let for_webhooks = Settings { max_streams: MAX_WEBHOOKS_PER_CONNECTION, ..settings("http") };
+    let http = Listener::bind(config.http_addr, tls.clone(), for_webhooks).await?;
     let grpc = Listener::bind(config.grpc_addr, tls_for_grpc, for_watches("grpc")).await?;
     let admin = Listener::bind(config.admin_addr, tls, for_watches("admin")).await?;
     let addresses = Addresses { http: http.address()?, grpc: grpc.address()?, admin: admin.address()? };

@@ -120,7 +120,7 @@ const METRICS: &[Metric] = &[
     counter(
         "leadfold_webhooks_shed_total",
         "Webhooks turned away since too much was under way, or came from one sender.",
-        &[&[("limit", &["server", "sender"])]],
+        &[&[("limit", &["server", "sender", "unconfirmed", "unauthenticated"])]],
     ),
     counter("leadfold_calls_shed_total", "Calls turned away since too many were under way.", ALONE),
     counter("leadfold_answers_unread_total", "Answers dropped since their clients read nothing of them for some time.", ALONE),

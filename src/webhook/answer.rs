@@ -80,7 +80,17 @@ impl Answer {
     pub(super) fn to_too_many(overload: Overload) -> Self {
         let (at, code, words, wait) = match overload {
             Overload::Server => ("server", StatusCode::SERVICE_UNAVAILABLE, "too much is under way", Duration::ZERO),
+            Overload::Unconfirmed => (
+                "unconfirmed",
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too many bodies are arriving of senders that are not known yet",
+                Duration::ZERO,
+            ),
             Overload::Sender(wait) => ("sender", StatusCode::TOO_MANY_REQUESTS, "too many events per second from this address", wait),
+            Overload::Unauthenticated(wait) => {
+                let words = "too many requests per second from this address without a webhook secret or signature that is known here";
+                ("unauthenticated", StatusCode::TOO_MANY_REQUESTS, words, wait)
+            }
         };
         metrics::counter!("leadfold_webhooks_shed_total", "limit" => at).increment(1);
         let refusal = Refusal::body(format!("{words}: nothing was kept, send it again later"));

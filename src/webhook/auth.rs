@@ -38,8 +38,17 @@ struct Known {
 pub(super) enum Admission {
     /// Its sender may send.
     Granted,
+    /// Nobody is asked for a secret.
+    Open,
     /// It may, if the body is signed.
     IfSigned(Signed),
+}
+
+impl Admission {
+    /// Whether it is known who sends, before anything of the body has come.
+    pub(super) const fn is_authenticated(&self) -> bool {
+        matches!(self, Self::Granted)
+    }
 }
 
 /// Why a request was not let in.
@@ -72,14 +81,15 @@ impl Secrets {
         Ok(secrets)
     }
 
-    const fn are_required(&self) -> bool {
+    /// Whether senders have to know a secret.
+    pub(super) const fn are_required(&self) -> bool {
         self.file.is_some() || self.fixed.is_some()
     }
 
     /// Looks at a request's headers, before anything else of it.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Result<Admission, Stranger> {
         if !self.are_required() {
-            return Ok(Admission::Granted);
+            return Ok(Admission::Open);
         }
         let known = self.known.load();
         let mut wrong = Stranger::Missing;
@@ -104,7 +114,7 @@ impl Secrets {
     /// Looks at the body, before anything is made of it.
     pub(super) fn confirm(&self, admission: &Admission, body: &[u8]) -> Result<(), Stranger> {
         match admission {
-            Admission::Granted => Ok(()),
+            Admission::Granted | Admission::Open => Ok(()),
             Admission::IfSigned(signed) if signed.is_by(&self.known.load().signing, body) => Ok(()),
             Admission::IfSigned(_) => Err(Stranger::WrongSignature),
         }

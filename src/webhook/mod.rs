@@ -1,13 +1,14 @@
 //! The HTTP edge: webhooks in, one JSON line out.
 
 mod answer;
+mod arrivals;
 mod auth;
 mod load;
 mod observe;
 pub mod signature;
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -15,19 +16,17 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::Response;
 use axum::routing::post;
-use tokio::time::timeout;
 
 use crate::config::LimitConfig;
 use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
-use crate::listener::Peer;
+use crate::listener::{ConnectionNumber, Peer};
 use answer::Answer;
+use arrivals::Source;
 pub use auth::Secrets;
-use load::{Held, Load, NoBody, Overload};
-
-/// How long a body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+use auth::Stranger;
+use load::{Held, Load, NoBody};
 
 /// What the routes need.
 #[derive(Clone)]
@@ -45,7 +44,7 @@ pub fn routes(intake: Intake, secrets: Arc<Secrets>, limits: LimitConfig, max_bo
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
     routes
         .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
-        .with_state(Webhooks { intake, secrets, load: Load::new(limits), max_body_bytes })
+        .with_state(Webhooks { intake, secrets, load: Load::new(limits, max_body_bytes), max_body_bytes })
 }
 
 async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Response {
@@ -60,15 +59,19 @@ async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
         let received = self.intake.now();
-        let sender = request.extensions().get::<Peer>().map(|peer| peer.0);
-        let _place = match self.load.enter(sender) {
-            Ok(place) => place,
-            Err(overload) => return Answer::to_too_many(overload),
-        };
+        let client = request.extensions().get::<Peer>().map(|peer| peer.0);
         let admission = match self.secrets.admit(request.headers()) {
             Ok(admission) => admission,
-            Err(stranger) => return Answer::to_stranger(stranger),
+            Err(stranger) => return self.unauthenticated(client, stranger),
         };
+        // Whoever is not known yet gets a place once its body has come: until then it costs those who are known nothing.
+        let mut place = None;
+        if admission.is_authenticated() {
+            match self.load.enter(client) {
+                Ok(taken) => place = Some(taken),
+                Err(overload) => return Answer::to_too_many(overload),
+            }
+        }
         if workspace_id.is_some_and(|id| id.len() > MAX_ID_BYTES) {
             return Answer::refused(
                 StatusCode::BAD_REQUEST,
@@ -81,31 +84,49 @@ impl Webhooks {
         if request.headers().get_all(header::CONTENT_ENCODING).iter().any(|encoding| encoding != "identity") {
             return Answer::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, Refusal::body("the body is compressed: send it as it is"));
         }
-        let body = match timeout(BODY_TIMEOUT, self.body(request)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(answer)) => return answer,
-            Err(_) => return Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
+        let unconfirmed = if admission.is_authenticated() { None } else { source(&request, client) };
+        let mut body = match self.body(request, unconfirmed).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
         };
         if let Err(stranger) = self.secrets.confirm(&admission, &body.bytes) {
-            return Answer::to_stranger(stranger);
+            return self.unauthenticated(client, stranger);
         }
+        if place.is_none() {
+            match self.load.enter(client).and_then(|place| self.load.confirm(&mut body).map(|()| place)) {
+                Ok(taken) => place = Some(taken),
+                Err(overload) => return Answer::to_too_many(overload),
+            }
+        }
+        let _place = place;
         let (label, fate) = self.intake.take(&body.bytes, Receipt { at: received, workspace_id }).await;
         Answer::to(fate).of(label)
     }
 
-    async fn body(&self, request: Request<Body>) -> Result<Held, Answer> {
-        let too_large =
-            || Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(format!("the body is over {} bytes", self.max_body_bytes)));
-        let told = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        if told.is_some_and(|length| length > self.max_body_bytes) {
-            return Err(too_large());
+    fn unauthenticated(&self, client: Option<IpAddr>, stranger: Stranger) -> Answer {
+        match self.load.charge_unauthenticated(client) {
+            Ok(()) => Answer::to_stranger(stranger),
+            Err(overload) => Answer::to_too_many(overload),
         }
-        self.load.read(request.into_body(), self.max_body_bytes).await.map_err(|why| match why {
-            NoBody::TooLarge => too_large(),
+    }
+
+    async fn body(&self, request: Request<Body>, unconfirmed: Option<Source>) -> Result<Held, Answer> {
+        self.load.read(request.into_body(), self.max_body_bytes, unconfirmed).await.map_err(|why| match why {
+            NoBody::TooLarge => {
+                let words = format!("the body is over {} bytes", self.max_body_bytes);
+                Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(words))
+            }
             NoBody::Broken => Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body ended before its end")),
-            NoBody::Overload => Answer::to_too_many(Overload::Server),
+            NoBody::TooSlow => Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
+            NoBody::Overload(overload) => Answer::to_too_many(overload),
         })
     }
+}
+
+/// Where a request comes from. Every request of a listener says so.
+fn source(request: &Request<Body>, client: Option<IpAddr>) -> Option<Source> {
+    let ConnectionNumber(connection) = request.extensions().get::<ConnectionNumber>().copied()?;
+    Some(Source { address: client?, connection })
 }
 
 /// `application/json`, with any parameter, or a type that ends in `+json`.

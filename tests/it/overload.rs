@@ -18,10 +18,17 @@ fn event() -> String {
     message(&fresh_id(), "a1", SAMPLE_TIME).to_string()
 }
 
+/// Whoever says it has a place as soon as its headers are here.
+const SECRET: &str = "canary-secret-of-the-sender";
+
 /// Begins to post an event.
 async fn begin(server: &Server, event: &str) -> TcpStream {
     let mut stream = TcpStream::connect(&server.http).await.expect("a connection");
-    let head = format!("POST {WEBHOOK} HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n", event.len());
+    let head = format!(
+        "POST {WEBHOOK} HTTP/1.1\r\nhost: l\r\nx-webhook-secret: {SECRET}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n",
+        event.len()
+    );
     stream.write_all(head.as_bytes()).await.expect("sent");
     stream.write_all(&event.as_bytes()[..10]).await.expect("sent");
     stream
@@ -29,12 +36,14 @@ async fn begin(server: &Server, event: &str) -> TcpStream {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn webhooks_over_the_limit_are_shed_and_the_others_are_taken() {
-    let server = Server::start(&Options::default().env("LEADFOLD_MAX_REQUESTS_IN_FLIGHT", "2"));
+    let options = Options::default().env("LEADFOLD_MAX_REQUESTS_IN_FLIGHT", "2").env("LEADFOLD_WEBHOOK_SECRET", SECRET);
+    let server = Server::start(&options);
     let events = [event(), event()];
     let mut held = [begin(&server, &events[0]).await, begin(&server, &events[1]).await];
     let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("an HTTP client");
     let post = async || {
         let request = web.post(format!("http://{}{WEBHOOK}", server.http)).header("content-type", "application/json");
+        let request = request.header("x-webhook-secret", SECRET);
         request.body(event()).send().await.expect("an answer")
     };
     eventually("both are under way", async || {
