@@ -3,6 +3,7 @@
 mod access;
 mod dead_letters;
 mod limits;
+mod proxies;
 mod redis;
 mod security;
 mod spool;
@@ -22,6 +23,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use access::AccessArgs;
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 pub use limits::{LimitArgs, LimitConfig};
+pub use proxies::{ListenerName, ProxyArgs, ProxyConfig};
 pub use redis::{RedisAddress, RedisTlsArgs, SentinelAddress};
 pub use security::{SecurityArgs, SecurityConfig, WebhookSecretsConfig, is_loopback, webhook_secret_of_the_environment};
 pub use spool::{DeadLetterConfig, SpoolArgs, SpoolConfig};
@@ -153,6 +155,9 @@ pub struct ServeArgs {
     /// How much is taken at once.
     #[command(flatten)]
     pub limits: LimitArgs,
+    /// Proxies in front of the listeners.
+    #[command(flatten)]
+    pub proxies: ProxyArgs,
     /// Where traces go.
     #[command(flatten)]
     pub telemetry: TelemetryArgs,

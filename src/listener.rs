@@ -6,6 +6,7 @@
 //! puts them together.
 
 mod budget;
+mod proxy_protocol;
 mod socket;
 mod stream;
 mod tls;
@@ -31,6 +32,8 @@ use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt};
 
 pub use budget::{Budget, CALLS, SERVICE_STREAMS};
+use proxy_protocol::ProxyProtocol;
+pub use proxy_protocol::TrustedProxies;
 use stream::Stream;
 pub use tls::{Tls, TlsFiles};
 
@@ -133,6 +136,7 @@ pub struct Listener {
     tcp: TcpListener,
     tls: Option<Arc<Tls>>,
     settings: Settings,
+    proxies: ProxyProtocol,
 }
 
 impl Listener {
@@ -143,7 +147,14 @@ impl Listener {
     pub async fn bind(address: SocketAddr, tls: Option<Arc<Tls>>, settings: Settings) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await;
         let tcp = tcp.map_err(|error| anyhow::anyhow!("cannot listen on {address} ({}): {error}", settings.name))?;
-        Ok(Self { tcp, tls, settings })
+        Ok(Self { tcp, tls, settings, proxies: ProxyProtocol::default() })
+    }
+
+    /// These proxies are trusted. With `protocol`, each of their connections begins with the PROXY protocol.
+    #[must_use]
+    pub fn behind(mut self, trusted: TrustedProxies, protocol: bool) -> Self {
+        self.proxies = ProxyProtocol { trusted, expected: protocol };
+        self
     }
 
     /// The address, with the port that was chosen.
@@ -181,7 +192,7 @@ impl Listener {
                 metrics::counter!("leadfold_connections_refused_total", "listener" => settings.name).increment(1);
                 continue;
             };
-            let (service, shutdown, tls) = (service.clone(), shutdown.clone(), self.tls.clone());
+            let (service, shutdown, tls, proxies) = (service.clone(), shutdown.clone(), self.tls.clone(), self.proxies.clone());
             let connections = shutdown.connections.clone();
             connections.spawn(async move {
                 let open = metrics::gauge!("leadfold_connections", "listener" => settings.name);
@@ -190,10 +201,10 @@ impl Listener {
                     // Most of a connection's memory is needed only by one that says something.
                     let begun = tokio::select! {
                         biased;
-                        begun = begin(stream, tls.as_deref(), settings) => begun,
+                        begun = begin(stream, peer, &proxies, tls.as_deref(), settings) => begun,
                         () = async { shutdown.polite.cancelled().await; sleep(LAST_WORDS).await } => None,
                     };
-                    if let Some(stream) = begun {
+                    if let Some((stream, peer)) = begun {
                         Box::pin(connection(stream, peer, service, settings, &shutdown)).await;
                     }
                 };
@@ -208,10 +219,21 @@ impl Listener {
     }
 }
 
-/// Waits for a peer to say something, encrypted if that is asked for.
-async fn begin(stream: TcpStream, tls: Option<&Tls>, settings: Settings) -> Option<Stream> {
+/// Waits for a peer to say something, encrypted if that is asked for. Returns for whom it speaks, too.
+async fn begin(
+    mut stream: TcpStream,
+    Peer(peer): Peer,
+    proxies: &ProxyProtocol,
+    tls: Option<&Tls>,
+    settings: Settings,
+) -> Option<(Stream, Peer)> {
     // Small messages must not wait for each other. A socket that refuses is about to fail anyway.
     let _ = stream.set_nodelay(true);
+    let client = proxies.client(&mut stream, peer, settings.name).await?;
+    let first_byte = timeout(PATIENCE, stream.peek(&mut [0])).await;
+    if !matches!(first_byte, Ok(Ok(1))) || proxies.is_surprised(&stream, peer, settings.name).await {
+        return None;
+    }
     let mut stream = match tls {
         None => Stream::Plain(stream),
         Some(tls) => {
@@ -229,7 +251,7 @@ async fn begin(stream: TcpStream, tls: Option<&Tls>, settings: Settings) -> Opti
     };
     // hyper's timeouts begin with the first byte.
     let first_byte = timeout(PATIENCE, stream.has_first_byte()).await;
-    matches!(first_byte, Ok(Ok(true))).then_some(stream)
+    matches!(first_byte, Ok(Ok(true))).then_some((stream, Peer(client)))
 }
 
 async fn connection<S, B>(stream: Stream, peer: Peer, service: S, settings: Settings, shutdown: &Shutdown)

@@ -17,7 +17,7 @@ use tokio::time::{Instant, interval_at, sleep_until, timeout, timeout_at};
 use tower::ServiceExt;
 
 use crate::auth::Tokens;
-use crate::config::{ServeConfig, is_loopback};
+use crate::config::{ListenerName, ServeConfig, is_loopback};
 use crate::dead_letters::{DeadLetters, Limits};
 use crate::grpc::HealthReporter;
 use crate::health::{Audience, Health, Report};
@@ -124,14 +124,20 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         ..settings(name)
     };
     let for_webhooks = Settings { max_streams: MAX_WEBHOOKS_PER_CONNECTION, ..settings("http") };
+    let behind_proxies =
+        |listener: Listener, name| listener.behind(config.proxies.trusted.clone(), config.proxies.protocol.contains(&name));
     let http = Listener::bind(config.http_addr, tls.clone(), for_webhooks).await?;
+    let http = behind_proxies(http, ListenerName::Http);
     let grpc = Listener::bind(config.grpc_addr, tls_for_grpc, for_watches("grpc")).await?;
+    let grpc = behind_proxies(grpc, ListenerName::Grpc);
     let admin = Listener::bind(config.admin_addr, tls, for_watches("admin")).await?;
+    let admin = behind_proxies(admin, ListenerName::Admin);
     let addresses = Addresses { http: http.address()?, grpc: grpc.address()?, admin: admin.address()? };
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks = webhook::routes(intake, secrets, config.limits, config.max_body_bytes, config.noop_route);
+    let webhooks =
+        webhook::routes(intake, secrets, config.limits, config.proxies.trusted.clone(), config.max_body_bytes, config.noop_route);
     // Before all else: a client of gRPC understands nothing else.
     let wrong_port = axum::middleware::from_fn_with_state(("--http-addr", addresses.grpc.port()), grpc::wrong_port::answer_grpc);
     let webhooks = webhooks.layer(wrong_port);

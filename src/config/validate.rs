@@ -9,6 +9,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::limits::LimitConfig;
+use super::proxies::ProxyConfig;
 use super::security::{Listeners, SecurityConfig};
 use super::telemetry::TelemetryConfig;
 use super::tls::TlsConfig;
@@ -47,6 +48,8 @@ pub struct ServeConfig {
     pub tls: Option<TlsConfig>,
     /// How much is taken at once.
     pub limits: LimitConfig,
+    /// Proxies in front of the listeners.
+    pub proxies: ProxyConfig,
     /// Where traces go.
     pub telemetry: TelemetryConfig,
     /// How log lines are written.
@@ -83,6 +86,7 @@ impl ServeArgs {
         let tls = self.tls.validate(&mut wrong);
         let security = self.security.validate(listeners, mutual, &mut wrong);
         let limits = self.limits.validate(&mut wrong);
+        let proxies = self.proxies.validate(&mut wrong);
         let telemetry = self.telemetry.validate(&mut wrong);
         check_prefix(&self.key_prefix, &mut wrong);
         if self.data_dir.as_os_str().is_empty() {
@@ -129,6 +133,7 @@ impl ServeArgs {
             security,
             tls,
             limits,
+            proxies,
             telemetry,
             log_format: self.log_format,
             log_level: self.log_level,
@@ -274,6 +279,16 @@ mod tests {
             let lines = wrong(&["--redis-url", bad]);
             assert!(lines.len() == 1 && !lines[0].contains("hunter2"), "{bad}: {lines:?}");
         }
+    }
+
+    #[test]
+    fn proxies() {
+        let networks = ["--trusted-proxy", "10.0.0.0/8, fd00::/8", "--trusted-proxy", "192.0.2.7", "--proxy-protocol", "http,grpc"];
+        let config = validate(&networks).expect("valid").proxies;
+        assert!(config.trusted.contains([10, 1, 2, 3].into()) && config.trusted.contains([192, 0, 2, 7].into()));
+        assert_eq!(config.protocol, [super::super::ListenerName::Http, super::super::ListenerName::Grpc]);
+        assert_eq!(wrong(&["--trusted-proxy", "10.0.0.0/33,lb.example", "--trusted-proxy", "::1"]).len(), 2);
+        assert!(wrong(&["--proxy-protocol", "http"])[0].contains("--trusted-proxy"));
     }
 
     #[test]

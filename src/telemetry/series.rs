@@ -122,6 +122,14 @@ const METRICS: &[Metric] = &[
         "Webhooks turned away since too much was under way, or came from one sender.",
         &[&[("limit", &["server", "sender", "unconfirmed", "unauthenticated"])]],
     ),
+    counter(
+        "leadfold_proxy_headers_refused_total",
+        "Connections not served since their PROXY protocol header is missing, wrong or not expected.",
+        &[&[
+            ("listener", &["http", "grpc", "admin"]),
+            ("reason", &["untrusted", "not_expected", "missing", "malformed", "too_long", "late"]),
+        ]],
+    ),
     counter("leadfold_calls_shed_total", "Calls turned away since too many were under way.", ALONE),
     counter("leadfold_answers_unread_total", "Answers dropped since their clients read nothing of them for some time.", ALONE),
     // Watches.

@@ -3,6 +3,7 @@
 mod answer;
 mod arrivals;
 mod auth;
+mod client_address;
 mod load;
 mod observe;
 pub mod signature;
@@ -21,11 +22,12 @@ use crate::config::LimitConfig;
 use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
-use crate::listener::{ConnectionNumber, Peer};
+use crate::listener::{ConnectionNumber, Peer, TrustedProxies};
 use answer::Answer;
 use arrivals::Source;
 pub use auth::Secrets;
 use auth::Stranger;
+use client_address::client_address;
 use load::{Held, Load, NoBody};
 
 /// What the routes need.
@@ -35,16 +37,24 @@ struct Webhooks {
     secrets: Arc<Secrets>,
     load: Load,
     max_body_bytes: usize,
+    proxies: TrustedProxies,
 }
 
 /// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
-pub fn routes(intake: Intake, secrets: Arc<Secrets>, limits: LimitConfig, max_body_bytes: usize, noop: bool) -> Router {
+pub fn routes(
+    intake: Intake,
+    secrets: Arc<Secrets>,
+    limits: LimitConfig,
+    proxies: TrustedProxies,
+    max_body_bytes: usize,
+    noop: bool,
+) -> Router {
     let routes =
         Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
     routes
         .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
-        .with_state(Webhooks { intake, secrets, load: Load::new(limits, max_body_bytes), max_body_bytes })
+        .with_state(Webhooks { intake, secrets, load: Load::new(limits, max_body_bytes), max_body_bytes, proxies })
 }
 
 async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Response {
@@ -59,7 +69,8 @@ async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
         let received = self.intake.now();
-        let client = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+        let client = peer.map(|peer| client_address(peer, request.headers(), &self.proxies));
         let admission = match self.secrets.admit(request.headers()) {
             Ok(admission) => admission,
             Err(stranger) => return self.unauthenticated(client, stranger),
