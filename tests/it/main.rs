@@ -31,6 +31,7 @@ mod outage;
 mod overload;
 mod polite_end;
 mod privacy;
+mod proxied;
 mod required;
 mod secrets;
 mod service;
