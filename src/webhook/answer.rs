@@ -36,6 +36,8 @@ pub(super) struct Answer {
     event: &'static str,
     /// Seconds to wait, if it is worth to come back.
     retry: Option<u64>,
+    /// Whether it is known who sent the request: what others send must not fill the logs.
+    is_authenticated: bool,
 }
 
 impl Answer {
@@ -47,6 +49,7 @@ impl Answer {
             body: Ok(Status { status, lead_id, version, reason }),
             event: "none",
             retry: None,
+            is_authenticated: true,
         };
         match fate {
             Ok(Taken::Applied(lead_id, at)) => taken("applied", Some(lead_id), version(at), None),
@@ -66,7 +69,7 @@ impl Answer {
 
     /// A request of which nothing was taken.
     pub(super) const fn refused(code: StatusCode, refusal: Refusal) -> Self {
-        Self { code, body: Err(refusal), event: "none", retry: None }
+        Self { code, body: Err(refusal), event: "none", retry: None, is_authenticated: true }
     }
 
     /// Somebody who did not prove that they may send.
@@ -104,8 +107,15 @@ impl Answer {
         let (status, event, error, field) = (self.code.as_u16(), self.event, &*refusal.error, refusal.field.as_deref().unwrap_or_default());
         match self.code {
             StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {}
+            _ if !self.is_authenticated => tracing::debug!(status, event, field, error, "webhook refused, its sender is not known"),
             _ => tracing::warn!(status, event, field, error, "webhook refused"),
         }
+    }
+
+    /// The request was refused before it was known who sent it.
+    pub(super) const fn unauthenticated(mut self) -> Self {
+        self.is_authenticated = false;
+        self
     }
 
     /// Says which event it was, for the metrics.

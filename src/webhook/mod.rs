@@ -98,6 +98,7 @@ impl Webhooks {
         let unconfirmed = if admission.is_authenticated() { None } else { source(&request, client) };
         let mut body = match self.body(request, unconfirmed).await {
             Ok(body) => body,
+            Err(answer) if admission.is_unproven() => return answer.unauthenticated(),
             Err(answer) => return answer,
         };
         if let Err(stranger) = self.secrets.confirm(&admission, &body.bytes) {

@@ -4,6 +4,7 @@
 //! what they need. Most tests run on both stores: see [`support::on_both_stores`].
 
 mod abuse;
+mod abusive_senders;
 mod aged;
 mod board;
 mod board_browser;

@@ -293,9 +293,8 @@ async fn what_peers_that_are_not_trusted_say_of_others_is_not_believed() {
 async fn a_trusted_proxy_says_it_where_that_was_agreed_and_only_there() {
     const PROXY: [u8; 4] = [127, 0, 0, 1];
     let server = Server::start(&options("http"));
-    let refused = async |reason: &str| {
-        server.metric(&format!("leadfold_proxy_headers_refused_total{{listener=\"http\",reason=\"{reason}\"}}")).await
-    };
+    let refused =
+        async |reason: &str| server.metric(&format!("leadfold_proxy_headers_refused_total{{listener=\"http\",reason=\"{reason}\"}}")).await;
     for header in [V1.as_bytes(), V2, b"PROXY UNKNOWN\r\n", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
         let answer = say(&server.http, PROXY, &[header, request("").as_bytes()].concat()).await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{header:?}: {answer}");
