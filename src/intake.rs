@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::alarm::Alarm;
 use crate::dead_letters::{DeadLetters, Letter, PayloadKind, Undeliverable, reasons};
 use crate::event::{self, Refusal};
-use crate::fold::{self, Folded, Receipt};
+use crate::fold::{self, Folded, MAX_ID_BYTES, Receipt};
 use crate::lead::Change;
 use crate::spool::{self, Breaker, Spool};
 use crate::store::{Outcome, Store, StoreError};
@@ -17,6 +17,12 @@ use crate::time::Timestamp;
 /// How long the store may take where there is a spool: with the spool's own time it stays under the 3 s in which a
 /// sender has its answer.
 const APPLY_TIMEOUT: Duration = Duration::from_millis(1200);
+
+/// How long it may take to ask whether a refused event is of a deleted lead, and to remove its letter. The sender waits.
+const DELETED_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why an event of a deleted lead is ignored.
+const DELETED: &str = "the lead was deleted";
 
 /// Takes events.
 #[derive(Clone)]
@@ -85,13 +91,29 @@ impl Intake {
                     let refusal = Refusal::field("workspaceId", StoreError::OtherWorkspace.to_string());
                     dead_letters.keep_event(body, label, receipt, reasons::OTHER_WORKSPACE, &refusal).await
                 }
-                _ => Ok(()),
+                _ => Ok(String::new()),
             };
-            if let Err(error) = kept {
-                self.alarm.raise("dead_letters", &format_args!("an event that was refused is not kept as a dead letter: {error}"));
+            match kept {
+                Ok(lead_id) => self.drop_letters_if_deleted(dead_letters, &lead_id).await,
+                Err(error) => {
+                    self.alarm.raise("dead_letters", &format_args!("an event that was refused is not kept as a dead letter: {error}"));
+                }
             }
         }
         (label, result)
+    }
+
+    /// A late event of a deleted lead leaves no letter. This is asked when the letter is kept: a deletion that comes after that
+    /// removes the letter itself.
+    async fn drop_letters_if_deleted(&self, dead_letters: &DeadLetters, lead_id: &str) {
+        if !(1..=MAX_ID_BYTES).contains(&lead_id.len())
+            || !matches!(timeout(DELETED_TIMEOUT, self.store.is_deleted(lead_id)).await, Ok(Ok(true)))
+        {
+            return;
+        }
+        if !matches!(timeout(DELETED_TIMEOUT, dead_letters.remove_lead(lead_id)).await, Ok(Ok(_))) {
+            tracing::warn!("a dead letter of a deleted lead cannot be removed now: it stays until it is too old");
+        }
     }
 
     async fn process(&self, body: &[u8], receipt: Receipt<'_>) -> Fate {
@@ -151,7 +173,7 @@ impl Intake {
         match result {
             Ok(Outcome::Applied { version }) => Ok(Taken::Applied(lead_id, version)),
             Ok(Outcome::Duplicate { version }) => Ok(Taken::Duplicate(lead_id, version)),
-            Ok(Outcome::Deleted) => Ok(Taken::Ignored(Some(lead_id), "the lead was deleted".to_owned())),
+            Ok(Outcome::Deleted) => Ok(Taken::Ignored(Some(lead_id), DELETED.to_owned())),
             Ok(Outcome::TooOld) => Ok(Taken::Ignored(Some(lead_id), "older than the history that is kept of this lead".to_owned())),
             Err(StoreError::OtherWorkspace) => Err(NotTaken::OtherWorkspace),
             Err(error) => {
@@ -181,6 +203,9 @@ impl Intake {
     /// # Errors
     /// It is refused again, or cannot be taken now.
     pub async fn retry(&self, letter: &Letter, payload: &[u8]) -> Result<Taken, Option<NotTaken>> {
+        if (1..=MAX_ID_BYTES).contains(&letter.lead_id.len()) && matches!(self.store.is_deleted(&letter.lead_id).await, Ok(true)) {
+            return Ok(Taken::Ignored(Some(letter.lead_id.clone()), DELETED.to_owned()));
+        }
         match letter.kind {
             PayloadKind::Event | PayloadKind::Raw => {
                 let workspace_id = Some(&*letter.workspace_id).filter(|workspace_id| !workspace_id.is_empty());

@@ -164,6 +164,9 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     };
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), board, for_admin);
     tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
+    if let Some(dead_letters) = &dead_letters {
+        tokio::spawn(Arc::clone(dead_letters).expire(store.clock().clone()));
+    }
     tokio::spawn(end_streams_of_fallen_tokens(tokens, Arc::clone(&hub)));
     if let Some(Spooling { spool, breaker }) = spooling {
         tokio::spawn(drain::tell(Arc::clone(&spool), Arc::clone(&breaker)));

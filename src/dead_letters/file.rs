@@ -2,14 +2,14 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::OnceLock;
 
 use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Letter, Limits};
 use crate::database::{DatabaseFile, End, Failed, Layout, META};
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 const LETTERS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("letters");
 const PAYLOADS: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("payloads");
@@ -29,8 +29,8 @@ const NEXT_KEY: &str = "next";
 const BYTES_KEY: &str = "bytes";
 /// How many commands go into one transaction at most.
 const MAX_BATCH: usize = 128;
-/// How often letters that are too old are looked for.
-const EXPIRE: Duration = Duration::from_secs(600);
+/// How many letters one command looks at: others wait for it.
+const MAX_SCANNED: usize = 4096;
 
 /// What the writer is asked to do.
 pub(super) struct Command {
@@ -39,56 +39,91 @@ pub(super) struct Command {
 }
 
 pub(super) enum Task {
-    Keep { letter: Box<Letter>, payload: Vec<u8> },
-    Remove { ids: Vec<u64> },
-    Refused { id: u64, field: String, error: String },
+    Keep {
+        letter: Box<Letter>,
+        payload: Vec<u8>,
+    },
+    Remove {
+        ids: Vec<u64>,
+    },
+    /// Remove some of the letters from this id on.
+    Sweep {
+        from: u64,
+        which: Which,
+    },
+    Refused {
+        id: u64,
+        field: String,
+        error: String,
+    },
 }
 
-/// What came of it: of each letter that was to be removed, whether it was there.
-pub(super) type Done = Vec<bool>;
+/// Which letters a sweep removes.
+pub(super) enum Which {
+    /// Those that last came before this.
+    Before(Timestamp),
+    /// Those of a lead.
+    OfLead(String),
+}
+
+/// What came of it.
+pub(super) enum Done {
+    Kept,
+    /// Of each letter that was to be removed, whether it was there.
+    Removed(Vec<bool>),
+    Swept(Swept),
+}
+
+/// What a sweep came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Swept {
+    /// Letters that it removed.
+    pub(super) removed: u64,
+    /// Of those that it left, the earliest time at which one last came.
+    pub(super) earliest: Option<Timestamp>,
+    /// Where to go on; none: at the end.
+    pub(super) next: Option<u64>,
+}
 
 #[derive(Debug)]
 pub(super) struct DeadLetterFile {
     limits: Limits,
     file: DatabaseFile,
+    /// The store's clock, once it is known: letters carry its time.
+    pub(super) clock: OnceLock<Clock>,
 }
 
 impl DeadLetterFile {
     pub(super) fn open(path: &Path, limits: Limits) -> io::Result<Self> {
-        let file = Self { limits, file: DatabaseFile::open(path, LAYOUT)? };
-        file.transact(|tables| tables.expire(limits)).map_err(|failed| failed.error)?;
+        let file = Self { limits, file: DatabaseFile::open(path, LAYOUT)?, clock: OnceLock::new() };
+        file.transact(|tables| tables.keep_limits(limits)).map_err(|failed| failed.error)?;
         Ok(file)
     }
 
     /// Works until nobody can ask any more.
     pub(super) fn run(&self, mut queue: mpsc::Receiver<Command>) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
-        let mut expired = std::time::Instant::now();
         while queue.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
-            let expire = expired.elapsed() > EXPIRE;
-            if expire {
-                expired = std::time::Instant::now();
-            }
             // Whoever was not willing to wait any longer was told that it was not done.
             batch.retain(|command| !command.answer.is_closed());
-            self.work(std::mem::take(&mut batch), expire);
+            self.work(std::mem::take(&mut batch));
             // For those who read.
             let _ = self.file.recover();
         }
     }
 
-    fn work(&self, mut batch: Vec<Command>, expire: bool) {
+    fn work(&self, mut batch: Vec<Command>) {
         if batch.is_empty() {
             return;
         }
-        match self.execute(&batch, expire) {
+        match self.execute(&batch) {
             Ok(answers) => batch.into_iter().zip(answers).for_each(|(command, done)| drop(command.answer.send(Ok(done)))),
             // One of them touches what is damaged. It must not cost the others anything: halves find it soon.
-            Err(failed) if failed.is_about_content && (batch.len() > 1 || expire) => {
+            Err(failed) if failed.is_about_content && batch.len() > 1 => {
                 let second = batch.split_off(batch.len() / 2);
                 for half in [batch, second] {
                     let _ = self.file.recover();
-                    self.work(half, false);
+                    self.work(half);
                 }
             }
             Err(failed) => {
@@ -99,13 +134,9 @@ impl DeadLetterFile {
     }
 
     /// Does all of it and commits it. An error: nothing of it is kept.
-    fn execute(&self, batch: &[Command], expire: bool) -> Result<Vec<Done>, Failed<io::Error>> {
-        let answers = self.transact(|tables| {
-            if expire {
-                tables.expire(self.limits)?;
-            }
-            batch.iter().map(|command| tables.execute(&command.task, self.limits)).collect::<Result<Vec<_>, _>>()
-        })?;
+    fn execute(&self, batch: &[Command]) -> Result<Vec<Done>, Failed<io::Error>> {
+        let answers =
+            self.transact(|tables| batch.iter().map(|command| tables.execute(&command.task, self.limits)).collect::<Result<Vec<_>, _>>())?;
         for command in batch {
             if let Task::Keep { letter, .. } = &command.task {
                 metrics::counter!("leadfold_dead_letters_total", "reason" => letter.reason.clone()).increment(1);
@@ -116,6 +147,7 @@ impl DeadLetterFile {
 
     pub(super) fn list(&self, below: Option<u64>, limit: usize, payloads: bool) -> io::Result<Vec<(Letter, Vec<u8>)>> {
         self.file.recover()?;
+        let oldest = self.oldest_kept();
         self.read(|database| {
             let transaction = database.begin_read()?;
             let (letters, contents) = (transaction.open_table(LETTERS)?, transaction.open_table(PAYLOADS)?);
@@ -123,7 +155,7 @@ impl DeadLetterFile {
             for entry in letters.range(..below.unwrap_or(u64::MAX))?.rev() {
                 let (id, bytes) = entry?;
                 let letter = decode(id.value(), bytes.value());
-                if self.is_expired(&letter) {
+                if oldest.is_some_and(|oldest| letter.last < oldest) {
                     continue;
                 }
                 let payload = if payloads { contents.get(letter.id)?.map(|bytes| bytes.value().to_vec()) } else { None };
@@ -141,8 +173,12 @@ impl DeadLetterFile {
         Ok(found.filter(|(letter, _)| letter.id == id))
     }
 
-    fn is_expired(&self, letter: &Letter) -> bool {
-        is_expired(letter, self.limits.age)
+    /// Letters that last came before this are too old. Without the store's clock nothing is known of that: the local one may
+    /// be wrong by years.
+    pub(super) fn oldest_kept(&self) -> Option<Timestamp> {
+        let clock = self.clock.get().filter(|clock| clock.is_of_the_store())?;
+        let age = i64::try_from(self.limits.age.as_micros()).unwrap_or(i64::MAX);
+        Some(Timestamp::from_micros(clock.now().micros().saturating_sub(age)))
     }
 
     fn read<T>(&self, work: impl FnOnce(&redb::Database) -> Result<T, redb::Error>) -> io::Result<T> {
@@ -151,14 +187,14 @@ impl DeadLetterFile {
 
     /// Does something wholly or not at all, and on disk.
     fn transact<T>(&self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, redb::Error>) -> Result<T, Failed<io::Error>> {
-        let work = |transaction: &redb::WriteTransaction| -> Result<T, redb::Error> {
+        let work = |transaction: &redb::WriteTransaction| -> Result<(T, End), redb::Error> {
             let mut tables = Tables::open(transaction)?;
             let done = work(&mut tables)?;
             metrics::gauge!("leadfold_dead_letters").set(tables.letters.len()? as f64);
-            Ok(done)
+            Ok((done, if tables.changed { End::Commit } else { End::Abort }))
         };
         self.file.transact(|transaction| match work(transaction) {
-            Ok(done) => Ok((done, End::Commit)),
+            Ok(done) => Ok(done),
             Err(error) => Err(self.file.failure(error).into()),
         })
     }
@@ -170,6 +206,8 @@ struct Tables<'t> {
     payloads: redb::Table<'t, u64, &'static [u8]>,
     contents: redb::Table<'t, &'static str, u64>,
     meta: redb::Table<'t, &'static str, u64>,
+    /// Something was written.
+    changed: bool,
 }
 
 impl<'t> Tables<'t> {
@@ -179,6 +217,7 @@ impl<'t> Tables<'t> {
             payloads: transaction.open_table(PAYLOADS)?,
             contents: transaction.open_table(CONTENTS)?,
             meta: transaction.open_table(META)?,
+            changed: false,
         })
     }
 
@@ -186,14 +225,15 @@ impl<'t> Tables<'t> {
         match task {
             Task::Keep { letter, payload } => {
                 self.keep((**letter).clone(), payload, limits)?;
-                Ok(Vec::new())
+                Ok(Done::Kept)
             }
-            Task::Remove { ids } => ids.iter().map(|id| self.remove(*id)).collect(),
+            Task::Remove { ids } => Ok(Done::Removed(ids.iter().map(|id| self.remove(*id)).collect::<Result<_, _>>()?)),
+            Task::Sweep { from, which } => Ok(Done::Swept(self.sweep(*from, which)?)),
             Task::Refused { id, field, error } => {
                 if let Some(letter) = self.letter(*id)? {
                     self.write(&Letter { field: field.clone(), error: error.clone(), ..letter })?;
                 }
-                Ok(Vec::new())
+                Ok(Done::Kept)
             }
         }
     }
@@ -207,6 +247,7 @@ impl<'t> Tables<'t> {
     }
 
     fn write(&mut self, letter: &Letter) -> Result<(), redb::Error> {
+        self.changed = true;
         let bytes = serde_json::to_vec(letter).map_err(|error| redb::Error::Io(error.into()))?;
         self.letters.insert(letter.id, bytes.as_slice())?;
         Ok(())
@@ -245,6 +286,7 @@ impl<'t> Tables<'t> {
     /// `false`: there is none of this id.
     fn remove(&mut self, id: u64) -> Result<bool, redb::Error> {
         let Some(letter) = self.letter(id)? else { return Ok(false) };
+        self.changed = true;
         self.letters.remove(id)?;
         self.contents.remove(letter.content.as_str())?;
         let size = self.payloads.remove(id)?.map_or(0, |payload| payload.value().len() as u64);
@@ -253,29 +295,41 @@ impl<'t> Tables<'t> {
         Ok(true)
     }
 
-    /// Removes what is too old or, since the limits were lowered, too much.
-    fn expire(&mut self, limits: Limits) -> Result<(), redb::Error> {
-        let mut old = Vec::new();
-        for entry in self.letters.iter()? {
-            let (id, bytes) = entry?;
-            if is_expired(&decode(id.value(), bytes.value()), limits.age) {
-                old.push(id.value());
-            }
-        }
-        for id in old {
-            self.remove(id)?;
-        }
+    /// Removes what is too much since the limits were lowered.
+    fn keep_limits(&mut self, limits: Limits) -> Result<(), redb::Error> {
         while self.letters.len()? > limits.count || self.number(BYTES_KEY)? > limits.bytes {
             let Some(oldest) = self.letters.first()?.map(|(id, _)| id.value()) else { break };
             self.remove(oldest)?;
         }
         Ok(())
     }
-}
 
-fn is_expired(letter: &Letter, age: Duration) -> bool {
-    let now = Timestamp::now().micros();
-    u128::try_from(now.saturating_sub(letter.last.micros())).is_ok_and(|passed| passed > age.as_micros())
+    /// Looks at some letters from an id on, and removes those that are meant.
+    fn sweep(&mut self, from: u64, which: &Which) -> Result<Swept, redb::Error> {
+        let (mut meant, mut swept, mut scanned) = (Vec::new(), Swept::default(), 0);
+        for entry in self.letters.range(from..)? {
+            let (id, bytes) = entry?;
+            if scanned == MAX_SCANNED {
+                swept.next = Some(id.value());
+                break;
+            }
+            scanned += 1;
+            let letter = decode(id.value(), bytes.value());
+            let is_meant = match which {
+                Which::Before(oldest) => letter.last < *oldest,
+                Which::OfLead(lead_id) => letter.lead_id == *lead_id,
+            };
+            if is_meant {
+                meant.push(letter.id);
+            } else {
+                swept.earliest = Some(swept.earliest.map_or(letter.last, |earliest| earliest.min(letter.last)));
+            }
+        }
+        for id in meant {
+            swept.removed += u64::from(self.remove(id)?);
+        }
+        Ok(swept)
+    }
 }
 
 /// What is damaged is shown as an empty letter, which can be dropped.

@@ -11,16 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use xxhash_rust::xxh3::xxh3_128;
 
-use self::file::{Command, DeadLetterFile, Done, Task};
+use self::file::{Command, DeadLetterFile, Done, Swept, Task, Which};
 use crate::database::end_of;
 use crate::event::Refusal;
 use crate::fold::Receipt;
 use crate::lead::Change;
 use crate::store::StoreError;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 mod file;
 pub mod redact;
@@ -35,6 +35,10 @@ const KEEP_TIMEOUT: Duration = Duration::from_millis(1500);
 const READ_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many reads may wait for the disk at once, each with a thread of its own.
 const MAX_WAITING_READS: usize = 16;
+/// How often it is asked whether letters have become too old.
+const EXPIRE_TICK: Duration = Duration::from_secs(5);
+/// How often all are looked at for that, whatever is known of them.
+const EXPIRE_LOOK: Duration = Duration::from_secs(600);
 /// Bytes of what is told in words.
 const MAX_WORDS: usize = 1024;
 
@@ -189,7 +193,8 @@ impl DeadLetters {
         Ok(Self { file, keep_raw: limits.keep_raw, commands: Some(commands), writer: Some(writer), waiting_reads })
     }
 
-    /// Keeps an event that was refused, as the sender wrote it but for what is never stored.
+    /// Keeps an event that was refused, as the sender wrote it but for what is never stored. Returns the lead that it names,
+    /// or nothing.
     ///
     /// # Errors
     /// It is not kept: the disk is full or broken.
@@ -200,7 +205,7 @@ impl DeadLetters {
         receipt: Receipt<'_>,
         reason: &'static str,
         refusal: &Refusal,
-    ) -> io::Result<()> {
+    ) -> io::Result<String> {
         let redacted = redact::event(body);
         let (kind, payload) = match &redacted {
             Some(event) => (PayloadKind::Event, event.json.as_bytes()),
@@ -224,7 +229,9 @@ impl DeadLetters {
             content: content(reason, workspace_id, known_by),
             ..Letter::default()
         };
-        self.keep(letter, payload.to_vec()).await
+        let lead_id = letter.lead_id.clone();
+        self.keep(letter, payload.to_vec()).await?;
+        Ok(lead_id)
     }
 
     /// Keeps a spooled change that can never be applied.
@@ -282,7 +289,60 @@ impl DeadLetters {
     /// # Errors
     /// Nothing was removed: the disk is full or broken.
     pub async fn remove(&self, ids: Vec<u64>) -> io::Result<Vec<bool>> {
-        self.command(Task::Remove { ids }).await
+        match self.command(Task::Remove { ids }).await? {
+            Done::Removed(removed) => Ok(removed),
+            _ => Err(io::Error::other("the writer of dead letters answered something else")),
+        }
+    }
+
+    /// Removes all letters of a lead, and says how many there were. Those whose lead could not be read are not known to be
+    /// of it.
+    ///
+    /// # Errors
+    /// Some may still be there: the disk is full or broken.
+    pub async fn remove_lead(&self, lead_id: &str) -> io::Result<u64> {
+        Ok(self.sweep(|| Which::OfLead(lead_id.to_owned())).await?.removed)
+    }
+
+    /// Removes letters when they are too old by the clock of the store, as long as the process lives.
+    pub async fn expire(self: std::sync::Arc<Self>, clock: Clock) {
+        // Whoever reads letters passes over those that are too old, too.
+        let _ = self.file.clock.set(clock);
+        let mut ticks = interval(EXPIRE_TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Of letters that may be too old soon, when; and when all are looked at again, whatever is known of them.
+        let (mut earliest, mut look) = (None::<Timestamp>, Instant::now());
+        loop {
+            ticks.tick().await;
+            let Some(oldest) = self.file.oldest_kept() else { continue };
+            if Instant::now() < look && earliest.is_none_or(|earliest| earliest >= oldest) {
+                continue;
+            }
+            look = Instant::now() + EXPIRE_LOOK;
+            match self.sweep(|| Which::Before(oldest)).await {
+                Ok(swept) => {
+                    earliest = swept.earliest;
+                    if swept.removed > 0 {
+                        tracing::info!(removed = swept.removed, "dead letters have expired");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "dead letters that are too old cannot be removed now"),
+            }
+        }
+    }
+
+    /// Removes the letters that are meant, some at a time, so that others need not wait.
+    async fn sweep(&self, which: impl Fn() -> Which) -> io::Result<Swept> {
+        let (mut all, mut from) = (Swept::default(), Some(0));
+        while let Some(at) = from {
+            let Done::Swept(swept) = self.command(Task::Sweep { from: at, which: which() }).await? else {
+                return Err(io::Error::other("the writer of dead letters answered something else"));
+            };
+            all.removed += swept.removed;
+            all.earliest = [all.earliest, swept.earliest].into_iter().flatten().min();
+            from = swept.next;
+        }
+        Ok(all)
     }
 
     /// A letter was tried again, and refused again: for this reason now.

@@ -75,13 +75,41 @@ async fn the_oldest_give_way() {
 #[tokio::test]
 async fn what_is_too_old_is_gone() {
     let dir = tempfile::tempdir().expect("a directory");
-    let letters = open(dir.path(), LIMITS);
+    let letters = std::sync::Arc::new(open(dir.path(), LIMITS));
     let at = Timestamp::from_micros(Timestamp::now().micros() - 86_401_000_000);
     let old = Receipt { at, workspace_id: None };
     letters.keep_event(numbered(1).as_bytes(), "lead.created", old, reasons::REFUSED, &refusal()).await.expect("kept");
     keep(&letters, &numbered(2)).await;
     let ids: Vec<_> = letters.list(None, 100, false).await.expect("letters").iter().map(|(letter, _)| letter.id).collect();
+    assert_eq!(ids, [2, 1], "without the store's clock nothing is known to be too old");
+    // No letter comes meanwhile: it is time alone.
+    tokio::spawn(std::sync::Arc::clone(&letters).expire(Clock::steady(None)));
+    let count = async || letters.sweep(|| Which::OfLead("none".to_owned())).await.expect("letters").earliest;
+    let began = std::time::Instant::now();
+    while count().await.is_none_or(|earliest| earliest == at) {
+        assert!(began.elapsed() < Duration::from_secs(10), "it stays");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let ids: Vec<_> = letters.list(None, 100, false).await.expect("letters").iter().map(|(letter, _)| letter.id).collect();
     assert_eq!(ids, [2]);
+}
+
+#[tokio::test]
+async fn letters_of_one_lead_are_removed_however_many_there_are() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let letters = open(dir.path(), Limits { count: 100_000, bytes: 64 << 20, ..LIMITS });
+    let of =
+        |lead: &str, number: usize| json!({"event": "lead.updated", "data": {"leadId": lead, "firstName": number.to_string()}}).to_string();
+    // More than one sweep looks at, so that all go on at the same place.
+    let bodies: Vec<_> = (0..5000).map(|number| of(if number % 2 == 0 { "one" } else { "other" }, number)).collect();
+    for some in bodies.chunks(500) {
+        futures::future::join_all(some.iter().map(|body| keep(&letters, body))).await;
+    }
+    assert_eq!(letters.remove_lead("one").await.expect("removed"), 2500);
+    assert_eq!(letters.remove_lead("one").await.expect("removed"), 0);
+    let left = letters.list(None, 100_000, false).await.expect("letters");
+    assert!(left.len() == 2500 && left.iter().all(|(letter, _)| letter.lead_id == "other"));
+    assert_eq!(letters.remove_lead("other").await.expect("removed"), 2500);
 }
 
 #[tokio::test]

@@ -164,7 +164,7 @@ fn check(ids: &[String]) -> Result<(), Status> {
     Ok(())
 }
 
-fn trouble(error: &std::io::Error) -> Status {
+pub(super) fn trouble(error: &std::io::Error) -> Status {
     unavailable("DEAD_LETTERS_UNAVAILABLE", format!("dead letters cannot be read or written: {error}"), std::time::Duration::from_secs(1))
 }
 

@@ -76,7 +76,7 @@ pub fn services(
     limits: Limits,
 ) -> anyhow::Result<(Router, HealthReporter)> {
     let watches = watch::Watches::new(hub, Arc::clone(&store), limits);
-    let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches));
+    let service = server::lead_service_server::LeadServiceServer::new(service::LeadService::new(store, watches, letters.0.clone()));
     let letters =
         server::dead_letter_service_server::DeadLetterServiceServer::new(dead_letters::DeadLetterService::new(letters.0, letters.1));
     let reporter = HealthReporter::new();

@@ -15,9 +15,10 @@ use super::shared::{self, NoMessages};
 use super::status::{exhausted, invalid, no_workspace, not_found, read_only};
 use super::watch::{Admission, Watches};
 use super::wire::Encoded;
-use super::{convert, server};
+use super::{convert, dead_letters, server};
 use crate::api;
 use crate::auth::Caller;
+use crate::dead_letters::DeadLetters;
 use crate::fold::MAX_ID_BYTES;
 use crate::store::{ActivityPlace, ListQuery, Place, Store};
 use crate::time::Timestamp;
@@ -41,11 +42,17 @@ pub(super) struct LeadService {
     store: Arc<dyn Store>,
     leads: Leads,
     watches: Watches,
+    letters: Option<Arc<DeadLetters>>,
 }
 
 impl LeadService {
-    pub(super) fn new(store: Arc<dyn Store>, watches: Watches) -> Self {
-        Self { leads: Leads::new(Arc::clone(&store)), store, watches }
+    pub(super) fn new(store: Arc<dyn Store>, watches: Watches, letters: Option<Arc<DeadLetters>>) -> Self {
+        Self { leads: Leads::new(Arc::clone(&store)), store, watches, letters }
+    }
+
+    async fn remove_letters(&self, lead_id: &str) -> Result<(), Status> {
+        let Some(letters) = &self.letters else { return Ok(()) };
+        letters.remove_lead(lead_id).await.map(drop).map_err(|error| dead_letters::trouble(&error))
     }
 
     /// Reads leads in the order of their ids; each that the caller may see is a field of the answer.
@@ -235,6 +242,10 @@ impl server::lead_service_server::LeadService for LeadService {
             return Err(read_only());
         }
         self.visible(&lead_id, &caller).await?;
-        if self.store.delete(&lead_id).await? { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
+        // Before, so that nothing is deleted where they cannot be removed, and after, for those that came meanwhile.
+        self.remove_letters(&lead_id).await?;
+        let existed = self.store.delete(&lead_id).await?;
+        self.remove_letters(&lead_id).await?;
+        if existed { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
     }
 }

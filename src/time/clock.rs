@@ -97,6 +97,11 @@ impl Clock {
         self.0.has_learned.load(Ordering::Acquire)
     }
 
+    /// Whether this is the store's clock by now: the embedded store has the local one.
+    pub fn is_of_the_store(&self) -> bool {
+        self.0.latest.is_some() || self.has_learned()
+    }
+
     /// Whether this clock can be right: it follows the store's, or is at least not before this program was built.
     pub fn is_credible(&self) -> bool {
         self.is_credible_at(local_micros())

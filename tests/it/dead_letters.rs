@@ -14,9 +14,10 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::support::events::{CANARY, SAMPLE_TIME, WORKSPACE, lead_updated, message, message_with_document};
-use crate::support::fresh_id;
+use crate::support::redis::RedisServer;
 use crate::support::server::{Options, Server};
 use crate::support::tokens::{self, ALL, Bearer, ONE, OTHER};
+use crate::support::{Setup, fresh_id, on_both_stores};
 
 /// Runs `leadfold dead-letters` to its end.
 pub fn dead_letters(server: &Server, args: &[&str]) -> Output {
@@ -32,7 +33,7 @@ fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn listed(server: &Server) -> Vec<Value> {
+pub fn listed(server: &Server) -> Vec<Value> {
     let output = dead_letters(server, &["list", "--json", "--payloads"]);
     assert!(output.status.success(), "{output:?}");
     told(&output).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
@@ -163,6 +164,60 @@ async fn dead_letters_are_for_those_who_may_see_and_delete_everything() {
         assert_eq!(code(client.drop_dead_letters(drop_it).await.map(drop)), change, "{token}");
     }
     assert_eq!(server.metric("leadfold_dead_letters").await, 0.0, "dropped by the one who may");
+}
+
+on_both_stores!(a_deleted_lead_leaves_no_letters);
+
+async fn a_deleted_lead_leaves_no_letters(server: Setup) {
+    let (lead_id, other) = (fresh_id(), fresh_id());
+    let refused = async |lead_id: &str, action: &str| {
+        let mut event = message(lead_id, action, SAMPLE_TIME);
+        event["actionLog"]["kind"] = event["actionLog"]["type"].take();
+        server.post(event.to_string()).await.assert_refused(400, "actionLog.type");
+    };
+    for id in [&lead_id, &other] {
+        server.apply(&message(id, "a0", SAMPLE_TIME)).await;
+        refused(id, "a1").await;
+        refused(id, "a2").await;
+    }
+    let of = |lead_id: &str| listed(&server).into_iter().filter(|letter| letter["leadId"] == lead_id).count();
+    assert_eq!((of(&lead_id), of(&other)), (2, 2));
+    let request = || leadfold::api::DeleteLeadRequest { lead_id: lead_id.clone() };
+    server.client().delete_lead(request()).await.expect("deleted");
+    assert_eq!((of(&lead_id), of(&other)), (0, 2));
+    // Late events of it leave none.
+    refused(&lead_id, "a3").await;
+    assert_eq!((of(&lead_id), of(&other)), (0, 2));
+    // Nor do many that are under way while it is deleted.
+    let keep = async { futures::future::join_all((0..50).map(|at| refused(&other, ["b", "c"][at % 2]))).await };
+    let delete = async {
+        let request = leadfold::api::DeleteLeadRequest { lead_id: other.clone() };
+        server.client().delete_lead(request).await.expect("deleted");
+    };
+    tokio::join!(keep, delete);
+    assert_eq!(listed(&server), Vec::<Value>::new());
+    // A lead that is known from letters alone.
+    let unknown = fresh_id();
+    refused(&unknown, "a1").await;
+    let request = leadfold::api::DeleteLeadRequest { lead_id: unknown.clone() };
+    assert_eq!(server.client().delete_lead(request).await.expect_err("no lead").code(), Code::NotFound);
+    assert_eq!(of(&unknown), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_letter_on_another_instance_is_ignored_and_gone_when_it_is_tried_again() {
+    let redis = RedisServer::start();
+    let (one, other) = (Server::start(&Options::on(&redis)), Server::start(&Options::on(&redis)));
+    let lead_id = fresh_id();
+    one.apply(&message(&lead_id, "a0", SAMPLE_TIME)).await;
+    let mut event = message(&lead_id, "a1", SAMPLE_TIME);
+    event["actionLog"]["kind"] = event["actionLog"]["type"].take();
+    other.post(event.to_string()).await.assert_refused(400, "actionLog.type");
+    one.client().delete_lead(leadfold::api::DeleteLeadRequest { lead_id }).await.expect("deleted");
+    assert_eq!(listed(&other).len(), 1, "instances have letters of their own");
+    let output = dead_letters(&other, &["retry", "1"]);
+    assert!(output.status.success() && told(&output).contains("ignored"), "{output:?}");
+    assert_eq!(listed(&other), Vec::<Value>::new());
 }
 
 /// Whether any file under a directory holds a text.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use redb::Database;
 use tokio::sync::{Mutex, Semaphore, broadcast, mpsc, oneshot};
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use self::tables::Tables;
 use self::writer::{Command, Done, Progress, Task, Writer};
@@ -57,6 +57,8 @@ const BELIEVED: Duration = Duration::from_secs(30);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long that may take: those who ask wait for a second.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(900);
+/// How often some tombstones are looked at, whether they have expired.
+const EXPIRE_TICK: Duration = Duration::from_secs(5);
 /// What to do about a file that is damaged.
 const DAMAGED: &str = "nobody is served until that is done";
 
@@ -103,6 +105,9 @@ impl EmbeddedStore {
         };
         let thread = std::thread::Builder::new().name("leadfold-writer".to_owned()).spawn(|| writer.run());
         let thread = thread.map_err(|error| StoreError::Unavailable(format!("no thread to write with: {error}")))?;
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(expire(commands.downgrade(), clock.clone()));
+        }
         Ok(Self {
             file,
             commands: Some(commands),
@@ -157,6 +162,26 @@ impl EmbeddedStore {
         };
         let late = |_| Err(StoreError::Unavailable("the disk did not answer a read in time".to_owned()));
         timeout(READ_TIMEOUT, done).await.unwrap_or_else(late)
+    }
+}
+
+/// Removes tombstones that have expired: some at a time, over and over, until the store is dropped.
+async fn expire(commands: mpsc::WeakSender<Command>, clock: Clock) {
+    let mut ticks = interval(EXPIRE_TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut from = Vec::new();
+    loop {
+        ticks.tick().await;
+        let Some(commands) = commands.upgrade() else { return };
+        let (answer, answered) = oneshot::channel();
+        // Where events wait for the writer, this waits for another time.
+        let sent = commands.try_send(Command { task: Task::Expire { from: std::mem::take(&mut from), now: clock.now() }, answer });
+        drop(commands);
+        if sent.is_ok()
+            && let Ok(Ok(Done::Expired(next))) = answered.await
+        {
+            from = next.unwrap_or_default();
+        }
     }
 }
 

@@ -262,6 +262,42 @@ async fn a_deleted_lead_leaves_nothing_but_its_tombstone() {
 }
 
 #[tokio::test]
+async fn tombstones_expire_by_time_alone() {
+    let (_directory, store) = fresh(100);
+    let long_ago = Timestamp::from_micros(Timestamp::now().micros() - i64::try_from(TOMBSTONE.as_micros()).unwrap());
+    // More than one look sees, of which most have expired.
+    let leads: Vec<_> = (0..2500).map(|lead| format!("lead{lead:04}")).collect();
+    futures::future::join_all(leads.iter().map(|lead| acted(&store, lead, "a", "COMPLETED", 1))).await;
+    let time = |at: usize| if at % 100 == 0 { Timestamp::now() } else { long_ago };
+    let deleted = futures::future::join_all(leads.iter().enumerate().map(|(at, lead)| store.delete_at(lead, time(at)))).await;
+    assert!(deleted.into_iter().all(|deleted| deleted.unwrap()));
+    let count = || {
+        let count = store.file.read(|database| {
+            let tombstones = database.begin_read()?.open_table(tables::TOMBSTONES)?;
+            Ok::<_, StoreError>(redb::ReadableTableMetadata::len(&tombstones)?)
+        });
+        count.unwrap()
+    };
+    // Some at a time.
+    let (mut from, mut looks) = (Some(Vec::new()), 0);
+    while let Some(at) = from {
+        let task = writer::Task::Expire { from: at, now: Timestamp::now() };
+        let Done::Expired(next) = store.command(task, WRITE_TIMEOUT).await.unwrap() else { panic!("expired") };
+        (from, looks) = (next, looks + 1);
+    }
+    assert!(looks >= 3 && count() == 25, "{looks} {}", count());
+    assert!(store.is_deleted("lead0000").await.unwrap());
+    // And nobody need ask for it.
+    acted(&store, "late", "a", "COMPLETED", 1).await;
+    assert!(store.delete_at("late", long_ago).await.unwrap());
+    let began = std::time::Instant::now();
+    while count() > 25 {
+        assert!(began.elapsed() < Duration::from_secs(60), "it stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
 async fn leads_are_listed_by_latest_activity() {
     let (_directory, store) = fresh(100);
     for (lead, seconds) in [("a", 1), ("b", 3), ("c", 2), ("d", 2)] {

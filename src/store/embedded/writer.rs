@@ -4,11 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::plan::{Plan, plan};
-use super::tables::{Tables, history, successor};
+use super::tables::{TOMBSTONES, Tables, history, successor};
 use crate::database::{DatabaseFile, End, Failed, META};
 use crate::lead::Change;
 use crate::store::{FeedEvent, Outcome, StoreError, TOMBSTONE};
@@ -16,6 +16,8 @@ use crate::time::{Clock, Timestamp};
 
 /// How many commands go into one transaction at most: bounds how long the first of them waits.
 const MAX_BATCH: usize = 512;
+/// Tombstones that are looked at in one go.
+const MAX_EXPIRED: usize = 1000;
 /// The latest time that the store has told, in microseconds.
 pub(super) const CLOCK_KEY: &str = "clock";
 /// Where a probe writes after a failure.
@@ -37,6 +39,11 @@ pub(super) enum Task {
     },
     /// Find out whether anything can be written.
     Probe,
+    /// Remove tombstones that have expired, of some leads from this one on.
+    Expire {
+        from: Vec<u8>,
+        now: Timestamp,
+    },
 }
 
 /// What came of it.
@@ -45,6 +52,8 @@ pub(super) enum Done {
     Applied(Outcome),
     Deleted(bool),
     Probed,
+    /// The lead to go on from; none: at the end.
+    Expired(Option<Vec<u8>>),
 }
 
 impl Command {
@@ -119,9 +128,12 @@ impl Writer {
         while self.commands.blocking_recv_many(&mut batch, MAX_BATCH) > 0 {
             // Whoever was not willing to wait any longer was told that it was not done.
             batch.retain(|command| !command.answer.is_closed());
-            let (probes, batch) = std::mem::take(&mut batch).into_iter().partition(|command| matches!(command.task, Task::Probe));
+            let (probes, batch): (_, Vec<Command>) =
+                std::mem::take(&mut batch).into_iter().partition(|command| matches!(command.task, Task::Probe));
+            let (expiries, batch) = batch.into_iter().partition(|command: &Command| matches!(command.task, Task::Expire { .. }));
             self.work(batch);
             self.probe(probes);
+            self.expire(expiries);
             self.recover();
         }
     }
@@ -210,6 +222,40 @@ impl Writer {
                 }
             }
             Task::Probe => Ok(Ok(Done::Probed)),
+            // Not with others: see [`Self::expire`].
+            Task::Expire { .. } => Ok(Ok(Done::Expired(None))),
+        }
+    }
+
+    /// Removes tombstones that have expired. Each task is a transaction of its own: no event hangs on it.
+    fn expire(&self, tasks: Vec<Command>) {
+        for command in tasks {
+            let Task::Expire { from, now } = &command.task else { continue };
+            let done = self.watched(
+                |(_, removed)| *removed,
+                || {
+                    self.file.transact(|transaction| {
+                        let mut tombstones = transaction.open_table(TOMBSTONES)?;
+                        let (mut expired, mut next) = (Vec::new(), None);
+                        for (at, entry) in tombstones.range::<&[u8]>(from.as_slice()..)?.enumerate() {
+                            let (lead, expiry) = entry?;
+                            if at == MAX_EXPIRED {
+                                next = Some(lead.value().to_vec());
+                                break;
+                            }
+                            if expiry.value() <= now.micros() {
+                                expired.push(lead.value().to_vec());
+                            }
+                        }
+                        for lead in &expired {
+                            tombstones.remove(lead.as_slice())?;
+                        }
+                        let end = if expired.is_empty() { End::Abort } else { End::Commit };
+                        Ok(((next, !expired.is_empty()), end))
+                    })
+                },
+            );
+            command.answer(done.map(|(next, _)| Done::Expired(next)).map_err(|failed| failed.error));
         }
     }
 

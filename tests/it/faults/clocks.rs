@@ -1,5 +1,6 @@
 //! Clocks that are wrong, by `faketime`: the local clock is not believed over the store's, nor over what an event says.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::events::{SAMPLE_TIME, lead_updated, message};
@@ -9,6 +10,15 @@ use crate::support::{eventually, fresh_id, is_about_now, time};
 
 /// Options of a server whose clock is off. `None`: there is no faketime here.
 fn at(options: Options, clock: &str) -> Option<Options> {
+    Some(faked(options)?.env("FAKETIME", clock))
+}
+
+/// Options of a server whose clock is off by what a file says, which may change while it runs.
+fn by_file(options: Options, file: &Path) -> Option<Options> {
+    Some(faked(options)?.env("FAKETIME_TIMESTAMP_FILE", file.to_str().expect("a path")).env("FAKETIME_NO_CACHE", "1"))
+}
+
+fn faked(options: Options) -> Option<Options> {
     let library = Command::new("sh").args(["-c", "ls /usr/lib/*/faketime/libfaketimeMT.so.1 2>/dev/null | head -1"]).output().ok()?;
     let library = String::from_utf8(library.stdout).ok()?;
     let library = library.trim();
@@ -19,7 +29,6 @@ fn at(options: Options, clock: &str) -> Option<Options> {
     Some(
         options
             .env("LD_PRELOAD", library)
-            .env("FAKETIME", clock)
             // Timers run as always.
             .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
             .env("DONT_FAKE_MONOTONIC", "1"),
@@ -89,4 +98,37 @@ async fn the_embedded_store_s_clock_never_goes_back() {
     let now = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     server.apply(&message(&lead_id, "a3", &now)).await;
     assert_eq!(server.lead(&lead_id).await.latest_activity_time, Some(time(&now)), "a right time is believed");
+}
+
+/// Letters expire by the store's time alone: no other letter comes, and nobody asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_expire_by_the_clock_of_the_store() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let clock = dir.path().join("clock");
+    std::fs::write(&clock, "+0d").expect("a clock");
+    let Some(options) = by_file(Options::default(), &clock) else { return };
+    let server = Server::start(&options);
+    let refused = || async { server.post(r#"{"event": "lead.created", "data": {"firstName": "A"}}"#).await.assert_refused(400, "data.leadId") };
+    refused().await;
+    assert_eq!(server.metric("leadfold_dead_letters").await, 1.0);
+    // Half an age: it comes again, so its age begins anew.
+    std::fs::write(&clock, "+20d").expect("a clock");
+    refused().await;
+    std::fs::write(&clock, "+45d").expect("a clock");
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(server.metric("leadfold_dead_letters").await, 1.0, "it came 25 days ago");
+    std::fs::write(&clock, "+51d").expect("a clock");
+    eventually("it has expired", async || (server.metric("leadfold_dead_letters").await == 0.0).then_some(())).await;
+
+    // With Redis the local clock says nothing.
+    let redis = RedisServer::start();
+    std::fs::write(&clock, "+0d").expect("a clock");
+    let Some(options) = by_file(Options::on(&redis).data_dir(dir.path()), &clock) else { return };
+    let mut server = Server::start(&options);
+    server.post(r#"{"event": "lead.created", "data": {"firstName": "A"}}"#).await.assert_refused(400, "data.leadId");
+    assert!(server.terminate().status.success());
+    std::fs::write(&clock, "+400d").expect("a clock");
+    let server = Server::start(&options);
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    assert_eq!(crate::dead_letters::listed(&server).len(), 1, "Redis knows the time");
 }
