@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::BoolishValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 
 pub use access::AccessArgs;
 pub use dead_letters::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
@@ -44,7 +44,8 @@ pub struct Cli {
 impl Cli {
     /// Reads the process's arguments. `Err` is the code to exit with, after what was to be printed was printed.
     pub fn read() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| {
+        let matches = without_empty_variables(Self::command()).try_get_matches();
+        let cli = matches.and_then(|matches| Self::from_arg_matches(&matches)).map_err(|error| {
             use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
             match error.kind() {
                 DisplayHelp | DisplayVersion => {
@@ -60,7 +61,43 @@ impl Cli {
                 }
             }
             ExitCode::FAILURE
-        })
+        })?;
+        if let Command::Serve(args) = &cli.command
+            && let Some(name) = args.empty_variable()
+        {
+            use std::io::Write as _;
+            let _ = writeln!(std::io::stderr(), "error: {name} is empty: give it a value, or unset it to do without");
+            return Err(ExitCode::FAILURE);
+        }
+        Ok(cli)
+    }
+}
+
+fn is_empty_variable(name: impl AsRef<std::ffi::OsStr>) -> bool {
+    std::env::var_os(name).is_some_and(|value| value.is_empty())
+}
+
+/// A variable that is set but empty counts as unset: composed configurations set what nobody filled in.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| if arg.get_env().is_some_and(is_empty_variable) { arg.env(None) } else { arg });
+    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    names.into_iter().fold(command, |command, name| command.mut_subcommand(name, without_empty_variables))
+}
+
+impl ServeArgs {
+    /// A variable that is empty where that is no reason to do without: whoever meant to lock a door, or to name a store,
+    /// must not find it open, or its leads elsewhere.
+    fn empty_variable(&self) -> Option<&'static str> {
+        let given = [
+            ("LEADFOLD_TOKENS_FILE", self.security.tokens_file.is_some()),
+            ("LEADFOLD_WEBHOOK_SECRET_FILE", self.security.webhook_secret_file.is_some()),
+            ("LEADFOLD_WEBHOOK_SECRET", false),
+            ("LEADFOLD_TLS_CERT", self.tls.tls_cert.is_some()),
+            ("LEADFOLD_TLS_KEY", self.tls.tls_key.is_some()),
+            ("LEADFOLD_GRPC_CLIENT_CA", self.tls.grpc_client_ca.is_some()),
+            ("LEADFOLD_REDIS_URL", self.redis_url.is_some()),
+        ];
+        given.into_iter().find(|(name, given)| !given && is_empty_variable(name)).map(|(name, _)| name)
     }
 }
 
@@ -321,7 +358,6 @@ mod tests {
 
     #[test]
     fn the_definition_holds_together() {
-        use clap::CommandFactory;
         let root = Cli::command();
         root.clone().debug_assert();
         for command in root.get_subcommands().chain(root.get_subcommands().flat_map(clap::Command::get_subcommands)) {

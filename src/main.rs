@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 fn run_server(config: ServeConfig) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let telemetry = Telemetry::start(&config)?;
+        tokio::spawn(serve::survive_hangups());
         let ended = serve::serve(config, serve::Addresses::print).await;
         telemetry.end();
         ended

@@ -77,6 +77,14 @@ impl Addresses {
     }
 }
 
+/// SIGHUP ends nothing: files of tokens, secrets and certificates are read again then (see [`crate::auth::files`]).
+pub async fn survive_hangups() {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    while hangups.recv().await.is_some() {
+        tracing::info!("SIGHUP: files of tokens, secrets and certificates are read again, if there are any; all else stays as it is");
+    }
+}
+
 /// Runs until a signal ends it. `announce` hears where, once everything listens.
 ///
 /// # Errors

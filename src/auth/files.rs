@@ -6,25 +6,52 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::sleep;
 
 /// How often files are looked at. What is replaced the Kubernetes way, by a link, changes only where it leads to, so
 /// looking beats being told.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// Of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// Reads a file that holds secrets. If others on this machine may read it too, a warning says so.
 ///
 /// # Errors
 /// It cannot be read, or is no text. Its content is never quoted.
 pub fn read_secret(path: &Path) -> anyhow::Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = read_text(path)?;
     if let Ok(metadata) = fs::metadata(path) {
         let mode = metadata.mode() & 0o777;
         if mode & 0o077 != 0 {
             tracing::warn!(file = %path.display(), mode = %format!("{mode:03o}"), "others may read this file of secrets: chmod 600 it");
         }
     }
-    String::from_utf8(bytes).map_err(|_| anyhow::anyhow!("{} is not UTF-8 text", path.display()))
+    Ok(text)
+}
+
+/// Reads a file of text.
+///
+/// # Errors
+/// It cannot be read, or is no text in UTF-8. Its content is never quoted.
+pub fn read_text(path: &Path) -> anyhow::Result<String> {
+    String::from_utf8(read(path)?).map_err(|_| anyhow::anyhow!("{} is not UTF-8 text", path.display()))
+}
+
+/// Reads a file without the byte order mark that some editors put at its beginning.
+///
+/// # Errors
+/// It cannot be read, or is text in UTF-16.
+pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        anyhow::bail!("{} is in UTF-16: save it as UTF-8", path.display());
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
+    }
+    Ok(bytes)
 }
 
 /// Files, as they were when they were looked at last.
@@ -45,33 +72,46 @@ impl Watched {
         Self { paths, seen }
     }
 
-    /// Calls `reload` whenever one of the files has changed, as long as the process lives. What it cannot use stays
-    /// out, and what was read before stays in force: a slip of an editor must not lock everybody out.
+    /// Calls `reload` whenever one of the files has changed or SIGHUP has come, as long as the process lives. What it cannot
+    /// use stays out, and what was read before stays in force: a slip of an editor must not lock everybody out.
     pub fn spawn(mut self, what: &'static str, mut reload: impl FnMut() -> anyhow::Result<()> + Send + 'static) {
         if self.paths.is_empty() {
             return;
         }
+        // Without it, what has changed is still found.
+        let mut hangups = signal(SignalKind::hangup()).ok();
         tokio::spawn(async move {
             loop {
-                sleep(LOOK).await;
+                let asked = tokio::select! {
+                    () = sleep(LOOK) => false,
+                    Some(()) = next(&mut hangups) => true,
+                };
                 let now = stamps(&self.paths);
-                if now == self.seen {
+                if now == self.seen && !asked {
                     continue;
                 }
                 self.seen = now;
+                let why = if asked { "are read again on SIGHUP" } else { "have changed" };
                 let result = match reload() {
                     Ok(()) => {
-                        tracing::info!("{what} have changed and were read again");
+                        tracing::info!("{what} {why} and are in force");
                         "ok"
                     }
                     Err(error) => {
-                        tracing::error!("{what} have changed and cannot be used, those of before stay in force: {error:#}");
+                        tracing::error!("{what} {why} and cannot be used, those of before stay in force: {error:#}");
                         "failed"
                     }
                 };
                 metrics::counter!("leadfold_reloads_total", "what" => what, "result" => result).increment(1);
             }
         });
+    }
+}
+
+async fn next(signals: &mut Option<Signal>) -> Option<()> {
+    match signals {
+        Some(signals) => signals.recv().await,
+        None => std::future::pending().await,
     }
 }
 

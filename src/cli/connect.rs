@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::api::dead_letter_service_client::DeadLetterServiceClient;
 use crate::api::lead_service_client::LeadServiceClient;
+use crate::auth::files;
 use crate::config::{AccessArgs, ClientArgs};
 
 /// How long a connection, and an answer that is not a stream, may take.
@@ -43,11 +44,8 @@ impl Interceptor for Bearer {
 impl Bearer {
     fn read(file: Option<&Path>) -> anyhow::Result<Self> {
         let (from, text) = match file {
-            Some(file) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("--token-file: cannot read {}", file.display()))?;
-                ("--token-file", text)
-            }
-            None => match std::env::var_os(TOKEN) {
+            Some(file) => ("--token-file", files::read_text(file).context("--token-file")?),
+            None => match std::env::var_os(TOKEN).filter(|text| !text.is_empty()) {
                 Some(text) => (TOKEN, text.to_string_lossy().into_owned()),
                 None => return Ok(Self(None)),
             },
@@ -141,7 +139,7 @@ impl Server {
 }
 
 fn tls(access: &AccessArgs) -> anyhow::Result<ClientTlsConfig> {
-    let read = |flag: &str, file: &Path| std::fs::read(file).with_context(|| format!("{flag}: cannot read {}", file.display()));
+    let read = |flag: &str, file: &Path| files::read(file).with_context(|| flag.to_owned());
     let config = match &access.ca_file {
         Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca-file", file)?)),
         None => ClientTlsConfig::new().with_webpki_roots(),

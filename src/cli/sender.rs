@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
+use crate::auth::files;
 use crate::config::{Secret, WebhookArgs, webhook_secret_of_the_environment};
 use crate::webhook::signature::{Key, SECRET_PREFIX};
 
@@ -211,8 +212,8 @@ fn not_an_address(url: &str) -> anyhow::Error {
 
 fn trusting(file: &std::path::Path) -> anyhow::Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(file).with_context(|| format!("--ca-file {}", file.display()))?;
-    for certificate in certificates {
+    let pem = files::read(file).context("--ca-file")?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
         let certificate = certificate.with_context(|| format!("--ca-file {}", file.display()))?;
         roots.add(certificate).with_context(|| format!("--ca-file {}", file.display()))?;
     }
@@ -223,14 +224,15 @@ fn trusting(file: &std::path::Path) -> anyhow::Result<rustls::ClientConfig> {
 }
 
 fn proof(args: &WebhookArgs) -> anyhow::Result<Option<Proof>> {
-    let (secret, origin) = match (&args.webhook_secret_file, webhook_secret_of_the_environment()) {
-        (Some(file), _) => {
-            let text = std::fs::read_to_string(file).with_context(|| format!("--webhook-secret-file {}", file.display()))?;
-            (Secret::from(text), format!("--webhook-secret-file {}", file.display()))
-        }
-        (None, Some(secret)) => (secret, "LEADFOLD_WEBHOOK_SECRET".to_owned()),
-        (None, None) => return Ok(None),
-    };
+    let (secret, origin) =
+        match (&args.webhook_secret_file, webhook_secret_of_the_environment().filter(|secret| !secret.expose().is_empty())) {
+            (Some(file), _) => {
+                let text = files::read_text(file).context("--webhook-secret-file")?;
+                (Secret::from(text), format!("--webhook-secret-file {}", file.display()))
+            }
+            (None, Some(secret)) => (secret, "LEADFOLD_WEBHOOK_SECRET".to_owned()),
+            (None, None) => return Ok(None),
+        };
     let mut lines = secret.expose().lines().map(str::trim);
     let Some(line) = lines.find(|line| !line.is_empty() && !line.starts_with('#')) else { bail!("{origin} has no secret") };
     if line.starts_with(SECRET_PREFIX) {

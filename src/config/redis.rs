@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use redis::{ClientTlsConfig, ConnectionInfo, IntoConnectionInfo, TlsCertificates};
 
+use crate::auth::files;
+
 /// The forms of a URL, for whoever wrote another.
 const FORMS: &str = "write redis://HOST:PORT, redis-cluster://HOST:PORT,HOST:PORT, redis-sentinel://HOST:PORT,HOST:PORT/NAME, \
                      these with rediss in place of redis (TLS), or unix:///PATH";
@@ -47,14 +49,14 @@ impl RedisTlsArgs {
 }
 
 fn pem(flag: &str, file: &Path, wrong: &mut Vec<String>) -> Option<Vec<u8>> {
-    match std::fs::read(file) {
+    match files::read(file) {
         Ok(bytes) if bytes.windows(11).any(|window| window == b"-----BEGIN ") => Some(bytes),
         Ok(_) => {
             wrong.push(format!("{flag} {} is not a PEM file", file.display()));
             None
         }
         Err(error) => {
-            wrong.push(format!("{flag} {} cannot be read: {error}", file.display()));
+            wrong.push(format!("{flag}: {error:#}"));
             None
         }
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::auth::files::read_secret;
+use crate::auth::files::{self, read_secret};
 
 /// Where the certificates are: PEM files.
 #[derive(Clone, Debug)]
@@ -85,7 +85,7 @@ fn read(files: &TlsFiles) -> anyhow::Result<ServerConfig> {
 
 fn certificates(flag: &str, path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
     let name = path.display();
-    let pem = std::fs::read(path).with_context(|| format!("{flag}: cannot read {name}"))?;
+    let pem = files::read(path).with_context(|| flag.to_owned())?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = certificates.map_err(|_| anyhow!("{flag} {name} is not in PEM form"))?;
     if certificates.is_empty() {

@@ -108,7 +108,8 @@ async fn dead_letters_expire_by_the_clock_of_the_store() {
     std::fs::write(&clock, "+0d").expect("a clock");
     let Some(options) = by_file(Options::default(), &clock) else { return };
     let server = Server::start(&options);
-    let refused = || async { server.post(r#"{"event": "lead.created", "data": {"firstName": "A"}}"#).await.assert_refused(400, "data.leadId") };
+    let refused =
+        || async { server.post(r#"{"event": "lead.created", "data": {"firstName": "A"}}"#).await.assert_refused(400, "data.leadId") };
     refused().await;
     assert_eq!(server.metric("leadfold_dead_letters").await, 1.0);
     // Half an age: it comes again, so its age begins anew.
