@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::alarm::Alarm;
 use crate::dead_letters::{DeadLetters, Letter, PayloadKind, Undeliverable, reasons};
 use crate::event::{self, Refusal};
-use crate::fold::{self, Folded, MAX_ID_BYTES, Receipt};
+use crate::fold::{self, Folded, MAX_ID_BYTES, Receipt, Unread};
 use crate::lead::Change;
 use crate::spool::{self, Breaker, Spool};
 use crate::store::{Outcome, Store, StoreError};
@@ -117,12 +117,16 @@ impl Intake {
     }
 
     async fn process(&self, body: &[u8], receipt: Receipt<'_>) -> Fate {
-        let event = match event::parse(body) {
+        let body = event::Body::new(body);
+        let event = match event::parse(&body) {
             Ok(event) => event,
             Err(refusal) => return ("invalid", Err(NotTaken::Refused(refusal))),
         };
         let label = event.label();
-        let change = match fold::fold(&event, receipt) {
+        let mut unread = Unread::default();
+        let folded = fold::fold_and_note(&event, receipt, &mut unread);
+        unread.fields().for_each(|field| metrics::counter!("leadfold_unread_fields_total", "field" => field).increment(1));
+        let change = match folded {
             Ok(Folded::Change(change)) => change,
             Ok(Folded::UnknownEvent(name)) => return (label, Ok(Taken::Ignored(None, format!("unknown event {name:.100}")))),
             Err(refusal) => return (label, Err(NotTaken::Refused(refusal))),

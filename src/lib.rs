@@ -39,7 +39,7 @@
 //! Imports run one way: `time` ← `lead` ← `event` ← `fold` ← `store` ← `watch`, `dead_letters` ← `spool` ← `intake` ←
 //! `health`, `webhook`, `grpc` ← `board` ← `admin` ← `serve`. `durable` ← `database` ← `store`,
 //! `dead_letters`. `api`, `alarm`, `auth` and `origin` import none of these; `listener` imports only `auth`, `config` only `auth` and `listener`;
-//! `telemetry` only `config`, and the names in `alarm` and `event` that are labels; `cli` only `api`, `auth`, `config` and `durable`,
+//! `telemetry` only `config`, and the names in `alarm`, `event` and `fold` that are labels; `cli` only `api`, `auth`, `config` and `durable`,
 //! and what it needs to send events: `event` and `fold` to check them, `simulation` to make them, `serve` and `telemetry`
 //! for the demo.
 

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Object, Payload, Size, Text, text};
+use super::{Object, Payload, Scalar, Tool};
 
 /// The event as a whole.
 #[derive(Debug, Deserialize)]
@@ -10,13 +10,13 @@ use super::{Object, Payload, Size, Text, text};
 #[allow(missing_docs)] // the sender's names
 pub struct ActionLogEvent<'a> {
     #[serde(borrow)]
-    pub event: Text<'a>,
+    pub event: Scalar<'a>,
     #[serde(borrow, default)]
-    pub workspace_id: Option<Text<'a>>,
+    pub workspace_id: Option<Scalar<'a>>,
     #[serde(borrow, default)]
     pub action_log: Option<Object<ActionLog<'a>>>,
     #[serde(borrow, default)]
-    pub occurred_at: Option<Text<'a>>,
+    pub occurred_at: Option<Scalar<'a>>,
 }
 
 /// The action.
@@ -25,17 +25,17 @@ pub struct ActionLogEvent<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct ActionLog<'a> {
     #[serde(borrow)]
-    pub id: Option<Text<'a>>,
+    pub id: Option<Scalar<'a>>,
     #[serde(borrow, rename = "type")]
-    pub kind: Option<Text<'a>>,
+    pub kind: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub status: Option<Text<'a>>,
+    pub status: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub lead_id: Option<Text<'a>>,
+    pub lead_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub summary: Option<Text<'a>>,
+    pub summary: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub error: Option<Text<'a>>,
+    pub error: Option<Scalar<'a>>,
     #[serde(borrow)]
     pub input: Option<Payload<'a>>,
     #[serde(borrow)]
@@ -43,13 +43,13 @@ pub struct ActionLog<'a> {
     #[serde(borrow)]
     pub messages: Option<Vec<Option<Object<Message<'a>>>>>,
     #[serde(borrow)]
-    pub completed_at: Option<Text<'a>>,
+    pub completed_at: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub agent_id: Option<Text<'a>>,
+    pub agent_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub parent_action_id: Option<Text<'a>>,
+    pub parent_action_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub tool: Option<Object<Tool<'a>>>,
+    pub tool: Option<Tool<'a>>,
 }
 
 /// A message of an action. Its subject and body are skipped: they are never stored.
@@ -58,11 +58,11 @@ pub struct ActionLog<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct Message<'a> {
     #[serde(borrow)]
-    pub id: Option<Text<'a>>,
+    pub id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub channel: Option<Text<'a>>,
+    pub channel: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub direction: Option<Text<'a>>,
+    pub direction: Option<Scalar<'a>>,
     #[serde(borrow)]
     pub documents: Option<Vec<Option<Object<MessageDocument<'a>>>>>,
 }
@@ -73,21 +73,13 @@ pub struct Message<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct MessageDocument<'a> {
     #[serde(borrow)]
-    pub id: Option<Text<'a>>,
+    pub id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub filename: Option<Text<'a>>,
+    pub filename: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub mime_type: Option<Text<'a>>,
-    pub size: Option<Size>,
-}
-
-/// The tool of a tool call.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-#[allow(missing_docs)] // the sender's names
-pub struct Tool<'a> {
+    pub mime_type: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub name: Option<Text<'a>>,
+    pub size: Option<Scalar<'a>>,
 }
 
 impl<'a> ActionLog<'a> {
@@ -96,17 +88,11 @@ impl<'a> ActionLog<'a> {
         let all = self.messages.iter().flatten().enumerate();
         all.filter_map(|(index, message)| Some((index, &**message.as_ref()?)))
     }
-
-    /// The name of the tool, empty if there is none.
-    pub fn tool_name(&self) -> &str {
-        self.tool.as_ref().map_or("", |tool| text(&tool.name))
-    }
 }
 
 impl<'a> Message<'a> {
     /// The documents that are there.
-    pub fn documents(&self) -> impl Iterator<Item = (usize, &MessageDocument<'a>)> {
-        let all = self.documents.iter().flatten().enumerate();
-        all.filter_map(|(index, document)| Some((index, &**document.as_ref()?)))
+    pub fn documents(&self) -> impl Iterator<Item = &MessageDocument<'a>> {
+        self.documents.iter().flatten().filter_map(|document| document.as_deref())
     }
 }

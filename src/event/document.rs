@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Object, Size, Text};
+use super::{Object, Scalar};
 
 /// `document.received`.
 #[derive(Debug, Deserialize)]
@@ -10,11 +10,11 @@ use super::{Object, Size, Text};
 #[allow(missing_docs)] // the sender's names
 pub struct DocumentReceived<'a> {
     #[serde(borrow, default)]
-    pub workspace_id: Option<Text<'a>>,
+    pub workspace_id: Option<Scalar<'a>>,
     #[serde(borrow, default)]
     pub document: Option<Object<ReceivedDocument<'a>>>,
     #[serde(borrow, default)]
-    pub occurred_at: Option<Text<'a>>,
+    pub occurred_at: Option<Scalar<'a>>,
 }
 
 /// The document of a `document.received`.
@@ -23,18 +23,19 @@ pub struct DocumentReceived<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct ReceivedDocument<'a> {
     #[serde(borrow)]
-    pub id: Option<Text<'a>>,
+    pub id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub lead_id: Option<Text<'a>>,
+    pub lead_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub filename: Option<Text<'a>>,
+    pub filename: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub mime_type: Option<Text<'a>>,
-    pub size: Option<Size>,
+    pub mime_type: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub created_at: Option<Text<'a>>,
+    pub size: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub message_id: Option<Text<'a>>,
+    pub created_at: Option<Scalar<'a>>,
+    #[serde(borrow)]
+    pub message_id: Option<Scalar<'a>>,
 }
 
 /// `document.extracted`.
@@ -43,19 +44,19 @@ pub struct ReceivedDocument<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct DocumentExtracted<'a> {
     #[serde(borrow)]
-    pub workspace_id: Option<Text<'a>>,
+    pub workspace_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub lead_id: Option<Text<'a>>,
+    pub lead_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub external_lead_id: Option<Text<'a>>,
+    pub external_lead_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub document_id: Option<Text<'a>>,
+    pub document_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub external_id: Option<Text<'a>>,
+    pub external_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub status: Option<Text<'a>>,
+    pub status: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub summary: Option<Text<'a>>,
+    pub summary: Option<Scalar<'a>>,
     #[serde(borrow, rename = "type")]
-    pub document_type: Option<Text<'a>>,
+    pub document_type: Option<Scalar<'a>>,
 }

@@ -1,8 +1,12 @@
 //! `lead.created`, `lead.updated` and `lead.completed`.
 
-use serde::{Deserialize, Deserializer};
+use std::borrow::Cow;
 
-use super::{Object, Size, Text};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{Object, Scalar, compact};
 use crate::lead::ProfileKey;
 
 /// The event as a whole.
@@ -11,7 +15,7 @@ use crate::lead::ProfileKey;
 #[allow(missing_docs)] // the sender's names
 pub struct LeadEvent<'a> {
     #[serde(borrow, default)]
-    pub workspace_id: Option<Text<'a>>,
+    pub workspace_id: Option<Scalar<'a>>,
     #[serde(borrow, default)]
     pub data: Option<Object<LeadData<'a>>>,
 }
@@ -25,12 +29,12 @@ pub enum Patch<'a> {
     /// An explicit `null`.
     Cleared,
     /// A value.
-    Set(Text<'a>),
+    Set(Scalar<'a>),
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Patch<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Option::<Text<'a>>::deserialize(deserializer)?.map_or(Self::Cleared, Self::Set))
+        Ok(Option::<Scalar<'a>>::deserialize(deserializer)?.map_or(Self::Cleared, Self::Set))
     }
 }
 
@@ -40,7 +44,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Patch<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct LeadData<'a> {
     #[serde(borrow)]
-    pub lead_id: Option<Text<'a>>,
+    pub lead_id: Option<Scalar<'a>>,
     #[serde(borrow)]
     pub external_id: Patch<'a>,
     #[serde(borrow)]
@@ -86,14 +90,15 @@ impl<'a> LeadData<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct ChecklistItemUpdate<'a> {
     #[serde(borrow)]
-    pub checklist_item_id: Option<Text<'a>>,
+    pub checklist_item_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub checklist_item_code: Option<Text<'a>>,
+    pub checklist_item_code: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub status: Option<Text<'a>>,
-    pub value: ItemValue,
+    pub status: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub updated_at: Option<Text<'a>>,
+    pub value: ItemValue<'a>,
+    #[serde(borrow)]
+    pub updated_at: Option<Scalar<'a>>,
     #[serde(borrow)]
     pub documents: Option<Vec<Option<Object<ItemDocument<'a>>>>>,
 }
@@ -104,26 +109,29 @@ pub struct ChecklistItemUpdate<'a> {
 #[allow(missing_docs)] // the sender's names
 pub struct ItemDocument<'a> {
     #[serde(borrow)]
-    pub document_id: Option<Text<'a>>,
+    pub document_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub external_id: Option<Text<'a>>,
+    pub external_id: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub filename: Option<Text<'a>>,
+    pub filename: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub mime_type: Option<Text<'a>>,
-    pub size: Option<Size>,
+    pub mime_type: Option<Scalar<'a>>,
+    #[serde(borrow)]
+    pub size: Option<Scalar<'a>>,
 }
 
-/// The answer to an item as text: a string as it is, a number in decimal, anything else as compact JSON.
+/// The answer to an item as text: a string as it is, a number in the sender's own digits, anything else as compact JSON.
 #[derive(Debug, Default)]
-pub struct ItemValue(pub String);
+pub struct ItemValue<'a>(pub Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for ItemValue {
+impl<'de: 'a, 'a> Deserialize<'de> for ItemValue<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self(match serde_json::Value::deserialize(deserializer)? {
-            serde_json::Value::Null => String::new(),
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        Ok(Self(match Scalar::of(json).map_err(D::Error::custom)? {
+            Scalar::Text(text) => text,
+            Scalar::Number(digits) => Cow::Borrowed(digits),
+            Scalar::Other if json == "null" => Cow::default(),
+            Scalar::Other => Cow::Owned(compact(json).map_err(D::Error::custom)?),
         }))
     }
 }

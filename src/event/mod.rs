@@ -1,26 +1,29 @@
 //! The sender's JSON: one borrowed view per family of events, and nothing else knows its shape.
 //!
-//! Known fields must have their documented type; every optional one may be absent or `null`. Unknown fields
-//! are skipped without being copied. The `input` and `output` of an action vary by its type, so there a
-//! value of an unexpected type is passed over instead of refused.
+//! Only the shape is checked here: what is an object, what an array. A scalar of a wrong type is kept as what it is, and so
+//! is a number of any size: the fold says whether the event can do without it. Unknown fields are skipped without being
+//! copied. The `input` and `output` of an action vary by its type, so there nothing is an error.
 
 mod action_log;
+mod body;
 mod document;
 mod lead_event;
 mod object;
 mod payload;
+mod scalar;
 mod text;
 
 use serde::Deserialize;
 
 pub use action_log::{ActionLog, ActionLogEvent, Message};
+pub use body::Body;
 pub use document::{DocumentExtracted, DocumentReceived};
 pub use lead_event::{ChecklistItemUpdate, ItemValue, LeadData, LeadEvent, Patch};
-pub use payload::Payload;
-pub use text::{Size, Text};
+pub use payload::{Payload, Tool};
+pub use scalar::{Scalar, compact, size};
+pub use text::Text;
 
 use object::Object;
-use text::text;
 
 /// One event of the sender.
 #[derive(Debug)]
@@ -56,7 +59,7 @@ impl Event<'_> {
     /// The event's name if it is a known one, else `unknown`: fit for a metric's label.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::ActionLog(event) if &*event.event == KNOWN_EVENTS[1] => KNOWN_EVENTS[1],
+            Self::ActionLog(event) if known(&event.event) == Some(KNOWN_EVENTS[1]) => KNOWN_EVENTS[1],
             Self::ActionLog(_) => KNOWN_EVENTS[0],
             Self::DocumentReceived(_) => KNOWN_EVENTS[2],
             Self::DocumentExtracted(_) => KNOWN_EVENTS[3],
@@ -93,39 +96,43 @@ impl Refusal {
 /// Reads one event from a request's body.
 ///
 /// # Errors
-/// The body is not UTF-8, not a JSON object, or a known field has the wrong type. Whether the required
-/// fields are there is the fold's to say.
-pub fn parse(body: &[u8]) -> Result<Event<'_>, Refusal> {
-    // serde_json neither checks the UTF-8 of what it skips nor refuses an array in place of a struct.
-    let body = std::str::from_utf8(body)
-        .map_err(|error| Refusal::body(format!("the body is not UTF-8: bad byte at offset {}", error.valid_up_to())))?;
-    if !body.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
-        return Err(Refusal::body("the body is not a JSON object"));
-    }
+/// The body is not a JSON object, or something that has to be an object or an array is none. Whether the required fields
+/// are there is the fold's to say.
+pub fn parse<'a>(body: &'a Body<'_>) -> Result<Event<'a>, Refusal> {
+    body.read(parse_text)
+}
+
+fn parse_text(body: &str) -> Result<Event<'_>, Refusal> {
     // Nearly all events are action logs: one pass for them, a second one for the others and for errors.
     if let Ok(event) = serde_json::from_str::<ActionLogEvent<'_>>(body)
-        && event.event.starts_with("action_log.")
-        && KNOWN_EVENTS.contains(&&*event.event)
+        && known(&event.event).is_some_and(|name| name.starts_with("action_log."))
     {
         return Ok(Event::ActionLog(event));
     }
-    let name = precise::<Envelope<'_>>(body)?.event.unwrap_or_default();
-    Ok(match &*name {
-        "" => return Err(Refusal::field("event", "required: a non-empty string")),
-        "action_log.completed" | "action_log.failed" => Event::ActionLog(precise(body)?),
-        "document.received" => Event::DocumentReceived(precise(body)?),
-        "document.extracted" => Event::DocumentExtracted(precise(body)?),
-        "lead.created" => Event::LeadCreated(precise(body)?),
-        "lead.updated" => Event::LeadUpdated(precise(body)?),
-        "lead.completed" => Event::LeadCompleted(precise(body)?),
-        unknown => Event::Unknown(unknown.to_owned()),
+    let Some(name) = precise::<Envelope<'_>>(body)?.event.filter(|name| name.text().is_some_and(|text| !text.is_empty())) else {
+        return Err(Refusal::field("event", "required: a non-empty string"));
+    };
+    Ok(match known(&name) {
+        Some("action_log.completed" | "action_log.failed") => Event::ActionLog(precise(body)?),
+        Some("document.received") => Event::DocumentReceived(precise(body)?),
+        Some("document.extracted") => Event::DocumentExtracted(precise(body)?),
+        Some("lead.created") => Event::LeadCreated(precise(body)?),
+        Some("lead.updated") => Event::LeadUpdated(precise(body)?),
+        Some("lead.completed") => Event::LeadCompleted(precise(body)?),
+        _ => Event::Unknown(name.text().unwrap_or_default().to_owned()),
     })
+}
+
+/// The documented name of an event, in whatever case of letters it was written.
+fn known(name: &Scalar<'_>) -> Option<&'static str> {
+    let name = name.text()?;
+    KNOWN_EVENTS.into_iter().find(|known| known.eq_ignore_ascii_case(name))
 }
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, default)]
-    event: Option<Text<'a>>,
+    event: Option<Scalar<'a>>,
 }
 
 /// Parses with the path of the field that is wrong, at some cost.
@@ -134,6 +141,11 @@ fn precise<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
         let inner = error.into_inner();
+        let told = inner.to_string();
+        if let Some((name, _)) = told.strip_prefix("duplicate field `").and_then(|rest| rest.split_once('`')) {
+            let path = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
+            return Refusal::field(path, "stands twice: it is not clear which one counts");
+        }
         // A syntax error is one of the body; serde's path would name where it happened to be.
         match inner.classify() {
             serde_json::error::Category::Data if path != "." => Refusal::field(path, without_value(&inner)),
@@ -148,8 +160,9 @@ fn precise<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
 /// What serde expected, without what it found: that may be private, and an answer may be logged anywhere.
 fn without_value(error: &serde_json::Error) -> String {
     let text = error.to_string();
+    let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
     match text.rsplit_once(", expected ") {
         Some((_, expected)) => format!("wrong type: expected {expected}"),
-        None => text,
+        None => text.to_owned(),
     }
 }

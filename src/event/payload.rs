@@ -1,169 +1,141 @@
-//! The `input` and `output` of an action: their shape varies by its type, so nothing in them is an error.
+//! Values whose shape is not relied on: the `input` and `output` of an action, which vary by its type, and its tool. Nothing in
+//! them costs the event; a value of an unexpected type is passed over.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::{Size, Text};
+use super::{Scalar, Text};
 
-/// What is of use in an action's input or output, at its top level.
+/// What is of use in an action's input or output, at its top level. The last of several fields of one name counts.
 #[derive(Debug, Default)]
 #[allow(missing_docs)] // the sender's names
 pub struct Payload<'a> {
-    pub channel: Option<Text<'a>>,
-    pub direction: Option<Text<'a>>,
-    pub documents: Vec<PayloadDocument<'a>>,
+    pub channel: Option<Scalar<'a>>,
+    pub direction: Option<Scalar<'a>>,
+    pub documents: Documents<'a>,
 }
 
-/// An entry of a `documents` array: a document if it has an `id`.
+/// The `documents` of a payload: those entries that are objects, or nothing where it is no array.
+#[derive(Debug, Default)]
+pub struct Documents<'a>(pub Vec<PayloadDocument<'a>>);
+
+/// An entry of `documents`: a document if it has an `id`.
 #[derive(Debug, Default)]
 #[allow(missing_docs)] // the sender's names
 pub struct PayloadDocument<'a> {
-    pub id: Option<Text<'a>>,
-    pub filename: Option<Text<'a>>,
-    pub mime_type: Option<Text<'a>>,
-    pub size: Size,
+    pub id: Option<Scalar<'a>>,
+    pub filename: Option<Scalar<'a>>,
+    pub mime_type: Option<Scalar<'a>>,
+    pub size: Option<Scalar<'a>>,
 }
 
-/// A value of one wanted type; every other type is skipped and read as nothing.
-trait Lenient<'de>: Default {
-    fn from_text(_: Text<'de>) -> Self {
-        Self::default()
-    }
-    fn from_u64(_: u64) -> Self {
-        Self::default()
-    }
-    fn from_f64(_: f64) -> Self {
-        Self::default()
-    }
-    fn from_map<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error> {
-        skip_map(map)?;
-        Ok(Self::default())
-    }
-    fn from_seq<A: SeqAccess<'de>>(seq: A) -> Result<Self, A::Error> {
-        skip_seq(seq)?;
-        Ok(Self::default())
-    }
+/// The tool of a tool call.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // the sender's names
+pub struct Tool<'a> {
+    pub name: Option<Scalar<'a>>,
+    /// It was no object.
+    pub ill_typed: bool,
 }
 
-fn skip_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<(), A::Error> {
-    while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-    Ok(())
+/// What takes the fields of an object, one after the other.
+trait Fields<'de>: Default {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error>;
 }
 
-fn skip_seq<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<(), A::Error> {
-    while seq.next_element::<IgnoredAny>()?.is_some() {}
-    Ok(())
+fn skip<'de, A: MapAccess<'de>>(map: &mut A) -> Result<(), A::Error> {
+    map.next_value::<IgnoredAny>().map(drop)
 }
 
-struct AnyType<T>(std::marker::PhantomData<T>);
-
-impl<T> AnyType<T> {
-    const fn new() -> Self {
-        Self(std::marker::PhantomData)
+impl<'de> Fields<'de> for Payload<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "channel" => self.channel = map.next_value()?,
+            "direction" => self.direction = map.next_value()?,
+            "documents" => self.documents = map.next_value()?,
+            _ => skip(map)?,
+        }
+        Ok(())
     }
 }
 
-impl<'de, T: Lenient<'de>> DeserializeSeed<'de> for AnyType<T> {
-    type Value = T;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
-        deserializer.deserialize_any(self)
+impl<'de> Fields<'de> for PayloadDocument<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "id" => self.id = map.next_value()?,
+            "filename" => self.filename = map.next_value()?,
+            "mimeType" => self.mime_type = map.next_value()?,
+            "size" => self.size = map.next_value()?,
+            _ => skip(map)?,
+        }
+        Ok(())
     }
 }
 
-impl<'de, T: Lenient<'de>> Visitor<'de> for AnyType<T> {
-    type Value = T;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
-    }
-    fn visit_unit<E: de::Error>(self) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<T, E> {
-        Ok(T::default())
-    }
-    fn visit_u64<E: de::Error>(self, value: u64) -> Result<T, E> {
-        Ok(T::from_u64(value))
-    }
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<T, E> {
-        Ok(T::from_f64(value))
-    }
-    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<T, E> {
-        Ok(T::from_text(Text(value.into())))
-    }
-    fn visit_str<E: de::Error>(self, value: &str) -> Result<T, E> {
-        Ok(T::from_text(Text(value.to_owned().into())))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::from_map(map)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<T, A::Error> {
-        T::from_seq(seq)
+impl<'de> Fields<'de> for Tool<'de> {
+    fn field<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<(), A::Error> {
+        match name {
+            "name" => self.name = map.next_value()?,
+            _ => skip(map)?,
+        }
+        Ok(())
     }
 }
 
-impl<'de> Lenient<'de> for Option<Text<'de>> {
-    fn from_text(text: Text<'de>) -> Self {
-        Some(text)
-    }
-}
+struct ObjectOf<T>(T);
 
-impl<'de> Lenient<'de> for Size {
-    fn from_u64(value: u64) -> Self {
-        Size::from_u64(value)
-    }
-    fn from_f64(value: f64) -> Self {
-        Size::from_f64(value)
-    }
-}
-
-impl<'de> Lenient<'de> for PayloadDocument<'de> {
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let mut document = Self::default();
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            match &*key {
-                "id" => document.id = map.next_value_seed(AnyType::new())?,
-                "filename" => document.filename = map.next_value_seed(AnyType::new())?,
-                "mimeType" => document.mime_type = map.next_value_seed(AnyType::new())?,
-                "size" => document.size = map.next_value_seed(AnyType::new())?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
+impl<'de, T: Fields<'de>> Deserialize<'de> for ObjectOf<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FieldsVisitor<T>(PhantomData<T>);
+        impl<'de, T: Fields<'de>> Visitor<'de> for FieldsVisitor<T> {
+            type Value = ObjectOf<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut value = T::default();
+                while let Some(name) = map.next_key::<Text<'de>>()? {
+                    value.field(&name, &mut map)?;
+                }
+                Ok(ObjectOf(value))
             }
         }
-        Ok(document)
+        deserializer.deserialize_map(FieldsVisitor(PhantomData))
     }
 }
 
-impl<'de> Lenient<'de> for Vec<PayloadDocument<'de>> {
-    fn from_seq<A: SeqAccess<'de>>(mut seq: A) -> Result<Self, A::Error> {
-        let mut documents = Vec::new();
-        while let Some(document) = seq.next_element_seed(AnyType::<PayloadDocument<'de>>::new())? {
-            documents.push(document);
-        }
-        Ok(documents)
-    }
-}
-
-impl<'de> Lenient<'de> for Payload<'de> {
-    fn from_map<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
-        let mut payload = Self::default();
-        while let Some(key) = map.next_key::<Text<'de>>()? {
-            match &*key {
-                "channel" => payload.channel = map.next_value_seed(AnyType::new())?,
-                "direction" => payload.direction = map.next_value_seed(AnyType::new())?,
-                "documents" => payload.documents = map.next_value_seed(AnyType::new())?,
-                _ => drop(map.next_value::<IgnoredAny>()?),
-            }
-        }
-        Ok(payload)
-    }
+/// Reads an object, and `None` from every other value.
+fn object<'de, T: Fields<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    // What a value is shows its first byte. serde_json alone would refuse numbers that it cannot hold.
+    let json = <&RawValue>::deserialize(deserializer)?.get();
+    if json.starts_with('{') { Ok(Some(serde_json::from_str::<ObjectOf<T>>(json).map_err(D::Error::custom)?.0)) } else { Ok(None) }
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Payload<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        AnyType::<Payload<'de>>::new().deserialize(deserializer)
+        Ok(object::<Payload<'de>, D>(deserializer)?.unwrap_or_default())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for PayloadDocument<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(object::<PayloadDocument<'de>, D>(deserializer)?.unwrap_or_default())
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tool<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(object::<Tool<'de>, D>(deserializer)?.unwrap_or(Self { ill_typed: true, ..Self::default() }))
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Documents<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let json = <&RawValue>::deserialize(deserializer)?.get();
+        if json.starts_with('[') { serde_json::from_str(json).map(Self).map_err(D::Error::custom) } else { Ok(Self::default()) }
     }
 }

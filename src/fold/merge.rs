@@ -50,7 +50,7 @@ pub fn detail(existing: Option<&Detail>, addition: &Addition) -> Option<Detail> 
         (Some(Detail::Profile(..)), Addition::FillProfile(..)) => None,
         (_, Addition::SetProfile(key, new) | Addition::FillProfile(key, new)) => Some(Detail::Profile(*key, new.clone())),
         (Some(Detail::ChecklistItem(old)), Addition::ChecklistItem(new)) => {
-            (item_content(new) > item_content(old)).then(|| Detail::ChecklistItem(new.clone()))
+            item_stands_over(new, old).then(|| Detail::ChecklistItem(new.clone()))
         }
         (_, Addition::ChecklistItem(new)) => Some(Detail::ChecklistItem(new.clone())),
         (Some(Detail::Completion(old)), Addition::Completion(new)) => {
@@ -59,6 +59,11 @@ pub fn detail(existing: Option<&Detail>, addition: &Addition) -> Option<Detail> 
         (_, Addition::Completion(new)) => Some(Detail::Completion(*new)),
         (Some(_), Addition::Document(new)) => Some(Detail::Document(joined(None, new))),
     }
+}
+
+/// Whether `new` takes the place of `old`, an item of the same id.
+pub(super) fn item_stands_over(new: &ChecklistItem, old: &ChecklistItem) -> bool {
+    item_content(new) > item_content(old)
 }
 
 /// The newest `updatedAt` stands; equal ones are decided by content, in any fixed way.
@@ -76,6 +81,13 @@ fn joined(old: Option<&Document>, new: &Document) -> Document {
         extraction: better(old.and_then(|old| old.extraction.as_ref()), new.extraction.as_ref()).cloned(),
         version: 0,
     }
+}
+
+/// What is kept of all that one event said of a document.
+pub(super) fn mentions(mut all: Vec<Mention>) -> Vec<Mention> {
+    all.sort();
+    all.dedup();
+    telling(&all.iter().collect::<Vec<_>>())
 }
 
 /// Those mentions from which some field is taken; and the earliest one where none tells a creation time, for

@@ -165,7 +165,8 @@ mod tests {
         assert_eq!(names, crate::event::KNOWN_EVENTS.into());
         assert!(events.iter().any(|event| event.is_late) && events.iter().any(|event| event.is_repeated));
         for event in &events {
-            let parsed = crate::event::parse(event.body.as_bytes()).expect(&event.body);
+            let body = crate::event::Body::new(event.body.as_bytes());
+            let parsed = crate::event::parse(&body).expect(&event.body);
             assert_eq!(parsed.label(), event.name);
             let workspace_id = (!event.names_workspace).then_some(&*event.workspace_id);
             let receipt = crate::fold::Receipt { at: crate::time::Timestamp::now(), workspace_id };

@@ -111,6 +111,11 @@ const METRICS: &[Metric] = &[
         "From the request of a unary call to its answer.",
         &[&[("rpc_method", UNARY_CALLS), ("rpc_response_status_code", &["OK", "INTERNAL", "UNAVAILABLE"])]],
     ),
+    counter(
+        "leadfold_unread_fields_total",
+        "Events of which an optional field could not be read, and so counts as absent, by field.",
+        &[&[("field", crate::fold::FIELDS)]],
+    ),
     counter("leadfold_unauthenticated_total", "Requests that were not let in.", LISTENERS),
     counter(
         "leadfold_reloads_total",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
-use crate::support::events::{SAMPLE, SAMPLE_TIME, WORKSPACE, lead_updated, message, message_with_document, sample_on};
+use crate::support::events::{SAMPLE, SAMPLE_LEAD, SAMPLE_TIME, WORKSPACE, lead_updated, message, message_with_document, sample_on};
 use crate::support::server::{Server, WEBHOOK};
 use crate::support::{Setup, fresh_id, is_about_now, on_both_stores, time};
 
@@ -15,7 +15,7 @@ on_both_stores!(
     ids_are_data_and_stay_apart,
     ids_have_an_end,
     a_size_that_is_none_is_unknown,
-    a_time_that_is_none_is_refused_and_one_far_off_is_not_believed,
+    a_time_that_is_none_or_far_off_is_that_of_the_receipt,
 );
 
 const MEBIBYTE: usize = 1 << 20;
@@ -29,30 +29,41 @@ async fn a_body_that_is_no_event_is_refused() {
     }
     let array = format!("[{SAMPLE}]");
     let trailing = format!("{SAMPLE}{SAMPLE}");
-    for body in ["", " \n", "null", "true", "7", "\"text\"", "[]", "{", "}", "{]", "{\"event\" \"x\"}", "\u{feff}{}", &array, &trailing] {
+    for body in
+        ["", " \n", "null", "true", "7", "\"text\"", "[]", "{", "}", "{]", "{\"event\" \"x\"}", "\u{feff}", "{}\0{}", &array, &trailing]
+    {
         server.post(body).await.assert_refused(400, "");
     }
     server.post("{}").await.assert_refused(400, "event");
     server.post("{\"event\":[]}").await.assert_refused(400, "event");
 }
 
+/// Bytes that are no UTF-8, and escapes that are no character.
+const NO_TEXT: [&[u8]; 7] = [b"\xff", b"\xc3\x28", b"\xed\xa0\x80", b"\xc0\x80", br"\ud83d", br"\ude00", br"\x41"];
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bytes_that_are_no_text_are_refused_wherever_they_stand() {
+async fn what_is_no_text_costs_a_character_and_not_the_event() {
     let server = Setup::embedded();
-    // In a field that is kept, in one that is skipped, and outside of any.
-    for place in ["docs.pdf", "<div dir", "Mark Ding <mark-local@"] {
-        for bytes in [&b"\xff"[..], b"\xc3\x28", b"\xed\xa0\x80", b"\xc0\x80"] {
-            let answer = server.post(replaced(place, bytes)).await;
-            answer.assert_refused(400, "");
-            assert!(answer.body["error"].as_str().is_some_and(|error| error.contains("UTF-8")), "{answer:?}");
+    for bytes in NO_TEXT {
+        // In a field that is kept, in two that are skipped, and in a name.
+        for place in ["docs.pdf", "<div dir", "Mark Ding <mark-local@", "subject"] {
+            let lead_id = fresh_id();
+            let body = replaced_in(&SAMPLE.replace(SAMPLE_LEAD, &lead_id), place, bytes);
+            let answer = server.post(body).await;
+            assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{place} {bytes:?}: {answer:?}");
+            let document = &server.lead(&lead_id).await.documents[0];
+            assert_eq!(document.filename.contains('\u{fffd}'), place == "docs.pdf", "{document:?}");
         }
-        server.post(replaced(place, b"\0")).await.assert_refused(400, "");
+        // An id of which a character is lost may be any.
+        for (place, field) in [
+            ("59ac65a5-", "actionLog.id"),
+            (&SAMPLE_LEAD[..8], "actionLog.leadId"),
+            (&WORKSPACE[..8], "workspaceId"),
+            ("MESSAGE", "actionLog.type"),
+        ] {
+            server.post(replaced_in(SAMPLE, place, bytes)).await.assert_refused(400, field);
+        }
     }
-    let mut outside = SAMPLE.as_bytes().to_vec();
-    outside.push(0);
-    server.post(outside).await.assert_refused(400, "");
-    // Half a surrogate pair is no character.
-    assert_eq!(server.post(replaced("59ac65a5-", br"\ud83d")).await.status, 400);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -111,10 +122,13 @@ async fn nesting_without_end_costs_nothing() {
             let answer = server.post(event.to_string().replace(place, deep)).await;
             assert_eq!((answer.status, answer.outcome()), (200, "applied"), "{pointer}: {answer:?}");
         }
-        // Where it would be kept, it is refused.
-        let mut event = lead_updated(&fresh_id());
+        // Where it is kept, it is kept as a text, and cut.
+        let lead_id = fresh_id();
+        let mut event = lead_updated(&lead_id);
         event["data"]["checklistItems"][0]["value"] = json!("the nesting");
-        assert_eq!(server.post(event.to_string().replace(place, deep)).await.status, 400, "the value of an item");
+        assert_eq!(server.post(event.to_string().replace(place, deep)).await.status, 200, "the value of an item");
+        let value = &server.lead(&lead_id).await.checklist_items[0].value;
+        assert!(value.len() <= 4096 && value.starts_with(&deep[..4000]) && value.ends_with('…'), "{value}");
     }
 }
 
@@ -197,13 +211,8 @@ async fn ids_are_data_and_stay_apart(server: Setup) {
 }
 
 async fn ids_have_an_end(server: Setup) {
-    for (pointer, field) in [
-        ("/workspaceId", "workspaceId"),
-        ("/actionLog/id", "actionLog.id"),
-        ("/actionLog/leadId", "actionLog.leadId"),
-        ("/actionLog/messages/0/id", "actionLog.messages[0].id"),
-        ("/actionLog/messages/0/documents/0/id", "actionLog.messages[0].documents[0].id"),
-    ] {
+    for (pointer, field) in [("/workspaceId", "workspaceId"), ("/actionLog/id", "actionLog.id"), ("/actionLog/leadId", "actionLog.leadId")]
+    {
         let mut event = sample_on(&fresh_id());
         for too_long in ["x".repeat(4096), "x".repeat(257), "ü".repeat(129)] {
             *event.pointer_mut(pointer).expect(pointer) = json!(too_long);
@@ -212,6 +221,14 @@ async fn ids_have_an_end(server: Setup) {
             assert!(answer.body["error"].as_str().is_some_and(|error| error.contains("longer than 256 bytes")), "{answer:?}");
         }
     }
+    // Nor is an id that an event can do without.
+    let lead_id = fresh_id();
+    let mut event = sample_on(&lead_id);
+    event["actionLog"]["messages"][0]["id"] = json!("x".repeat(257));
+    event["actionLog"]["messages"][0]["documents"][0]["id"] = json!("x".repeat(257));
+    server.apply(&event).await;
+    let lead = server.lead(&lead_id).await;
+    assert_eq!((lead.message_count, lead.document_count), (1, 0), "{lead:?}");
     for longest in ["x".repeat(256), "ü".repeat(128)] {
         let mut event = sample_on(&longest);
         event["actionLog"]["id"] = json!(longest);
@@ -245,17 +262,17 @@ async fn a_size_that_is_none_is_unknown(server: Setup) {
     }
 }
 
-async fn a_time_that_is_none_is_refused_and_one_far_off_is_not_believed(server: Setup) {
-    for none in ["", "yesterday", "2025-10-30", "2025-10-30T20:07:17", "2025-02-30T00:00:00Z", "2025-10-30T25:00:00Z", "1761854837"] {
-        let answer = server.post(message(&fresh_id(), "a1", none).to_string()).await;
-        answer.assert_refused(400, "actionLog.completedAt");
-    }
-    for far_off in ["0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2262-04-11T23:47:17Z"] {
+async fn a_time_that_is_none_or_far_off_is_that_of_the_receipt(server: Setup) {
+    let counter = "leadfold_unread_fields_total{field=\"actionLog.completedAt\"}";
+    let none = ["yesterday", "2025-10-30", "2025-10-30T20:07:17", "2025-02-30T00:00:00Z", "2025-10-30T25:00:00Z"];
+    let far_off = ["0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z", "9999-12-31T23:59:59Z", "2262-04-11T23:47:17Z"];
+    for (index, unusable) in none.iter().chain(&far_off).enumerate() {
         let lead_id = fresh_id();
-        server.apply(&message(&lead_id, "a1", far_off)).await;
+        server.apply(&message(&lead_id, "a1", unusable)).await;
+        assert_eq!(server.metric(counter).await, (index + 1) as f64, "{unusable}");
         let lead = server.lead(&lead_id).await;
         let activity = lead.latest_activity.expect("its activity");
-        assert!(is_about_now(activity.complete_time.as_ref()), "{far_off}: {activity:?}");
+        assert!(is_about_now(activity.complete_time.as_ref()), "{unusable}: {activity:?}");
         assert_eq!(lead.first_activity_time, activity.complete_time);
     }
     for same in ["2025-10-30T22:07:17.553+02:00", "2025-10-30T20:07:17.553000999Z", "2025-10-30t20:07:17.553z"] {
@@ -270,8 +287,13 @@ async fn a_time_that_is_none_is_refused_and_one_far_off_is_not_believed(server: 
     event["occurredAt"] = json!("2025-10-01T00:00:00Z");
     server.apply(&event).await;
     assert_eq!(server.lead(&lead_id).await.latest_activity_time, Some(time("2025-10-01T00:00:00Z")));
+    // Where neither can be read, the first delivery's receipt stands.
+    let lead_id = fresh_id();
+    let mut event = message(&lead_id, "a1", "soon");
     event["occurredAt"] = json!("soon");
-    server.post(event.to_string()).await.assert_refused(400, "occurredAt");
+    let version = server.apply(&event).await;
+    let again = server.post(event.to_string()).await;
+    assert_eq!((again.outcome(), again.version()), ("duplicate", version));
 }
 
 /// Ids that mean something to somebody: to Redis, to JSON, to a path, to a UUID parser. No two are equal, though
@@ -337,10 +359,10 @@ fn strange_ids() -> Vec<String> {
     ids
 }
 
-/// The sample with some of its text replaced by bytes.
-fn replaced(text: &str, by: &[u8]) -> Vec<u8> {
-    let at = SAMPLE.find(text).expect(text);
-    [&SAMPLE.as_bytes()[..at], by, &SAMPLE.as_bytes()[at + text.len()..]].concat()
+/// A body with some of its text replaced by bytes.
+fn replaced_in(body: &str, text: &str, by: &[u8]) -> Vec<u8> {
+    let at = body.find(text).expect(text);
+    [&body.as_bytes()[..at], by, &body.as_bytes()[at + text.len()..]].concat()
 }
 
 /// Sends a POST as it is written here, and returns the first line of the answer.

@@ -37,6 +37,7 @@ fn runner() -> TestRunner {
 
 fn change(delivery: &Delivery) -> Change {
     let body = serde_json::to_vec(&delivery.event).expect("JSON");
+    let body = event::Body::new(&body);
     let event = event::parse(&body).expect("generated events are well formed");
     match fold::fold(&event, Receipt { at: delivery.received, workspace_id: Some(&delivery.workspace_id) }).expect("and complete") {
         Folded::Change(change) => *change,

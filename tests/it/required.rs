@@ -11,7 +11,7 @@ on_both_stores!(
     an_optional_field_may_be_absent_or_null_at_every_level,
     everything_optional_may_be_absent_at_once,
     a_required_field_is_missed_by_its_path,
-    optional_fields_must_have_their_type,
+    a_wrong_type_costs_the_event_only_in_a_container,
 );
 
 /// The required fields, as JSON pointers, parents first.
@@ -88,27 +88,47 @@ async fn a_required_field_is_missed_by_its_path(server: Setup) {
     assert_eq!(leads.expect("a list").into_inner().leads, [before], "nothing changed");
 }
 
-async fn optional_fields_must_have_their_type(server: Setup) {
-    // Not those of `input` and `output`: their shape varies by the type of the action.
-    let ill_typed = [
-        ("/actionLog/summary", json!(5)),
+/// What is counted is in containers: one of a wrong type is refused. Anything else optional counts as absent then.
+async fn a_wrong_type_costs_the_event_only_in_a_container(server: Setup) {
+    for (pointer, value) in [
         ("/actionLog/messages", json!({"id": "m1"})),
         ("/actionLog/messages/0", json!("text")),
-        ("/actionLog/messages/0/id", json!(5)),
-        ("/actionLog/messages/0/channel", json!(["EMAIL"])),
-        ("/actionLog/messages/0/direction", json!(false)),
         ("/actionLog/messages/0/documents", json!("docs.pdf")),
-        ("/actionLog/messages/0/documents/0/id", json!({})),
-        ("/actionLog/messages/0/documents/0/filename", json!(1)),
-        ("/actionLog/messages/0/documents/0/mimeType", json!(1)),
-        ("/actionLog/messages/0/documents/0/size", json!("1000")),
-        ("/actionLog/completedAt", json!(1_761_854_837)),
-    ];
-    for (pointer, value) in ill_typed {
+        ("/actionLog/messages/0/documents/0", json!(5)),
+    ] {
         let mut event = sample_on(&fresh_id());
         *event.pointer_mut(pointer).expect(pointer) = value;
         let field = pointer.trim_start_matches('/').replace("/0", "[0]").replace('/', ".");
         server.post(event.to_string()).await.assert_refused(400, &field);
+    }
+    for pointer in [
+        "/actionLog/summary",
+        "/actionLog/completedAt",
+        "/actionLog/messages/0/id",
+        "/actionLog/messages/0/channel",
+        "/actionLog/messages/0/direction",
+        "/actionLog/messages/0/documents/0/id",
+        "/actionLog/messages/0/documents/0/filename",
+        "/actionLog/messages/0/documents/0/mimeType",
+        "/actionLog/messages/0/documents/0/size",
+    ] {
+        let field = pointer.trim_start_matches('/').replace("/0", "[]").replace('/', ".");
+        let counter = format!("leadfold_unread_fields_total{{field=\"{field}\"}}");
+        for (index, value) in [json!(true), json!({"a": [1]}), json!(["text"])].into_iter().enumerate() {
+            let (lead_id, other) = (fresh_id(), fresh_id());
+            let (mut event, mut without) = (sample_on(&lead_id), sample_on(&other));
+            *event.pointer_mut(pointer).expect(pointer) = value;
+            remove(&mut without, pointer);
+            server.apply(&event).await;
+            assert_eq!(server.metric(&counter).await, (index + 1) as f64, "{pointer}");
+            server.apply(&without).await;
+            let seen = async |lead_id: &str| {
+                let mut lead = server.lead(lead_id).await;
+                lead.lead_id = String::new();
+                (lead.message_counts.iter().map(|count| (count.channel.clone(), count.count)).collect::<Vec<_>>(), told(lead))
+            };
+            assert_eq!(seen(&lead_id).await, seen(&other).await, "{pointer}: as if it were absent");
+        }
     }
     for pointer in ["/actionLog/input", "/actionLog/output", "/actionLog/input/channel", "/actionLog/input/metadata"] {
         for value in [json!(5), json!("text"), json!([1, {}]), json!({"deep": [{}]}), json!(false)] {
@@ -117,6 +137,13 @@ async fn optional_fields_must_have_their_type(server: Setup) {
             server.apply(&event).await;
         }
     }
+}
+
+/// A lead without what no two of them share: versions, and times of receipt.
+fn told(lead: leadfold::api::Lead) -> (Vec<leadfold::api::Document>, Option<leadfold::api::Activity>) {
+    let document = |document: leadfold::api::Document| leadfold::api::Document { create_time: None, ..document };
+    let activity = |activity: leadfold::api::Activity| leadfold::api::Activity { complete_time: None, version: 0, ..activity };
+    (lead.documents.into_iter().map(document).collect(), lead.latest_activity.map(activity))
 }
 
 /// The pointers of everything inside a value.

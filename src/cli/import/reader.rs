@@ -210,7 +210,8 @@ impl FileReader<'_> {
     fn check(&self, body: Vec<u8>) -> Result<ToSend, Refusal> {
         let (order, for_workspace, kind, time);
         {
-            let event = event::parse(&body)?;
+            let parsed = event::Body::new(&body);
+            let event = event::parse(&parsed)?;
             let fold = |workspace_id| fold::fold(&event, Receipt { at: Timestamp::now(), workspace_id });
             let given = self.plan.workspace_id.as_deref();
             let change = match fold(None) {
