@@ -205,7 +205,8 @@ fn keep(json: &str, kind: Kind, place: Place, depth: usize, out: &mut String) ->
             // As long, it is no more than a text of digits.
             Kind::Id | Kind::Text | Kind::Time | Kind::Number | Kind::ItemValue => *out += &serde_json::to_string(&json[..MAX_TEXT])?,
             Kind::Unknown | Kind::Private => return Ok(false),
-            Kind::Objects | Kind::Payload | Kind::Checklist => out.push('0'),
+            // What is refused in the place of a list is refused for the same reason again.
+            Kind::Objects | Kind::Payload | Kind::Checklist => *out += if is_finite(json) { "0" } else { "1e999" },
         },
         Some(b'{' | b'[') if kind == Kind::ItemValue => {
             let compact = event::compact(json)?;
@@ -260,6 +261,11 @@ fn text_of(text: &str, kind: Kind) -> Option<&str> {
         }
         Kind::Private => None,
     }
+}
+
+/// Whether a number can be held as a double.
+fn is_finite(number: &str) -> bool {
+    number.parse().is_ok_and(f64::is_finite)
 }
 
 /// Digits, and what stands between them in a time of any spelling.

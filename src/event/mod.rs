@@ -146,8 +146,10 @@ fn precise<'a, T: Deserialize<'a>>(body: &'a str) -> Result<T, Refusal> {
             let path = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
             return Refusal::field(path, "stands twice: it is not clear which one counts");
         }
-        // A syntax error is one of the body; serde's path would name where it happened to be.
+        // A syntax error is one of the body; serde's path would name where it happened to be. A number that serde_json
+        // cannot hold is good JSON, but stands where an object or an array should.
         match inner.classify() {
+            _ if told.starts_with("number out of range") && path != "." => Refusal::field(path, without_value(&inner)),
             serde_json::error::Category::Data if path != "." => Refusal::field(path, without_value(&inner)),
             serde_json::error::Category::Data => Refusal::body(without_value(&inner)),
             _ => Refusal::body(inner.to_string()),

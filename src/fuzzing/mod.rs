@@ -4,12 +4,15 @@
 //! They live in here because much of what they look at is private. They are compiled for tests, which replay the
 //! corpora, and for the fuzzer; never into a program.
 
+mod cost;
 mod dead_letter;
 mod event;
+mod hostile;
 mod page_token;
 mod record;
 mod signature;
 
+pub use cost::cost;
 pub use dead_letter::dead_letter;
 pub use event::event;
 pub use page_token::page_token;

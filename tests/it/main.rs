@@ -5,6 +5,7 @@
 
 mod abuse;
 mod abusive_senders;
+mod accepted_forms;
 mod aged;
 mod board;
 mod board_browser;
