@@ -17,6 +17,7 @@ mod dead_letters;
 mod deploy;
 mod faults;
 mod foreign_pages;
+mod foreign;
 mod grpc_port;
 mod grpcurl;
 mod guarantees;

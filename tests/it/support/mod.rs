@@ -2,8 +2,10 @@
 
 pub mod browser;
 pub mod certificates;
+pub mod envoy;
 pub mod events;
 pub mod ledger;
+pub mod proxies;
 pub mod proxy;
 pub mod redis;
 pub mod redis_cluster;
