@@ -41,6 +41,7 @@ mod service;
 mod stalled;
 mod statuses;
 mod support;
+mod through_proxies;
 mod tls;
 mod tokens;
 mod topology;

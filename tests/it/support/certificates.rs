@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd};
 
 use super::server::Options;
 use super::tokens::write;
@@ -26,6 +26,8 @@ impl Authority {
     /// A new one that nobody knows yet.
     pub fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("valid");
+        // OpenSSL takes a certificate whose issuer has the same name for one that has signed itself.
+        params.distinguished_name.push(DnType::CommonName, "the authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().expect("a key");

@@ -14,8 +14,7 @@ use super::certificates::Certified;
 use super::proxies::Traffic;
 use super::redis::free_port;
 
-const CONNECTION_MANAGER: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
 const PROTOCOLS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
