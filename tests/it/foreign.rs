@@ -7,6 +7,7 @@
 pub mod clients;
 mod fronts;
 pub mod servers;
+mod soak;
 pub mod table;
 
 use futures::{StreamExt as _, stream};
@@ -29,7 +30,7 @@ async fn run(client: Client, front: Front, servers: &Servers) -> Vec<String> {
     let own = OwnServers::start().await;
     let addresses = servers.addresses().into_iter().chain(own.addresses()).collect();
     let Some(opened) = fronts::open(front, client.traffic(), addresses, &dir) else { return Vec::new() };
-    let variants = if std::env::var_os(MATRIX).is_some() { Variants::All } else { Variants::Two };
+    let variants = if whole_matrix() { Variants::All } else { Variants::Two };
     let cases: Vec<_> = Table::read().cases(variants).into_iter().filter(|case| client.can_make(case)).collect();
     let began = std::time::Instant::now();
     let ends = own.end_watches();
@@ -52,15 +53,25 @@ async fn run_all(pairs: Vec<(Client, Front)>) {
     assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// Whether everything is asked for.
+fn whole_matrix() -> bool {
+    std::env::var_os(MATRIX).is_some()
+}
+
+fn all_clients() -> Vec<Client> {
+    let ruby = (whole_matrix() && Client::has_ruby()).then_some(Client::Ruby);
+    Client::ALL.into_iter().chain(ruby).collect()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_client_sees_every_status() {
-    run_all(Client::ALL.map(|client| (client, Front::Direct)).into()).await;
+    run_all(all_clients().into_iter().map(|client| (client, Front::Direct)).collect()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_client_sees_every_status_through_a_proxy() {
-    let pairs = if std::env::var_os(MATRIX).is_some() {
-        Client::ALL.into_iter().flat_map(|client| Front::PROXIES.map(|front| (client, front))).collect()
+    let pairs = if whole_matrix() {
+        all_clients().into_iter().flat_map(|client| Front::PROXIES.map(|front| (client, front))).collect()
     } else {
         // Each client once, and each proxy with each protocol that it passes on.
         vec![

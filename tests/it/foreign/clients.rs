@@ -32,9 +32,12 @@ pub enum Client {
     CurlGrpc,
     CurlWeb,
     CurlWebHttp2,
+    /// Where it is installed: `.ci/nightly` does that.
+    Ruby,
 }
 
 impl Client {
+    /// Those that are always there.
     pub const ALL: [Self; 9] = [
         Self::Grpcio,
         Self::Grpcurl,
@@ -46,6 +49,11 @@ impl Client {
         Self::CurlWeb,
         Self::CurlWebHttp2,
     ];
+
+    /// Whether Ruby and its gRPC are installed.
+    pub fn has_ruby() -> bool {
+        Command::new("ruby").args(["-e", "require 'grpc'"]).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
 
     /// What a proxy in front of it has to pass on.
     pub fn traffic(self) -> Traffic {
@@ -59,7 +67,8 @@ impl Client {
     pub fn can_make(self, case: &Case) -> bool {
         let cancels = !matches!(self, Self::Grpcurl | Self::CurlGrpc | Self::CurlWeb | Self::CurlWebHttp2);
         let compresses = self != Self::Grpcurl;
-        let sends_any_bytes = matches!(self, Self::Grpcio | Self::GrpcJs | Self::CurlGrpc | Self::CurlWeb | Self::CurlWebHttp2);
+        let sends_any_bytes =
+            matches!(self, Self::Grpcio | Self::Ruby | Self::GrpcJs | Self::CurlGrpc | Self::CurlWeb | Self::CurlWebHttp2);
         (cancels || case.cancel_after.is_none()) && (compresses || !case.compress) && (sends_any_bytes || case.json.is_some())
     }
 
@@ -85,6 +94,11 @@ impl Client {
             Self::CurlGrpc => python("calls_curl.py", &["grpc"]),
             Self::CurlWeb => python("calls_curl.py", &["grpc-web"]),
             Self::CurlWebHttp2 => python("calls_curl.py", &["grpc-web-h2"]),
+            Self::Ruby => {
+                let mut command = Command::new("ruby");
+                command.arg(script("calls_ruby.rb"));
+                command
+            }
         }
     }
 }
@@ -114,8 +128,11 @@ pub async fn run(client: Client, dir: &Path, cases: &[Case], front: &Opened) -> 
     let mut command = client.command(dir);
     command.arg(file);
     let (outcomes, stderr) = tokio::task::spawn_blocking(move || outcomes(command)).await.expect("it does not panic");
-    let mut failures: Vec<_> =
-        cases.iter().zip(&outcomes).filter_map(|(case, outcome)| Some(format!("{}: {}: {outcome}", case.name(), fault(&api, case, outcome)?))).collect();
+    let mut failures: Vec<_> = cases
+        .iter()
+        .zip(&outcomes)
+        .filter_map(|(case, outcome)| Some(format!("{}: {}: {outcome}", case.name(), fault(&api, case, outcome)?)))
+        .collect();
     if let Some(case) = cases.get(outcomes.len()) {
         failures.push(format!("no outcome of {}: {stderr}", case.name()));
     }
@@ -183,10 +200,15 @@ fn fault(api: &Api, case: &Case, outcome: &Value) -> Option<String> {
 
 fn messages_fault(api: &Api, case: &Case, messages: &Value) -> Option<String> {
     let expected = &case.expected;
-    let messages: Vec<Value> = messages.as_array().expect("a list").iter().map(|message| match message.as_str() {
-        Some(bytes) => api.message(&case.rpc, &BASE64.decode(bytes).expect("base64")),
-        None => message.clone(),
-    }).collect();
+    let messages: Vec<Value> = messages
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|message| match message.as_str() {
+            Some(bytes) => api.message(&case.rpc, &BASE64.decode(bytes).expect("base64")),
+            None => message.clone(),
+        })
+        .collect();
     let answer = messages.first().map(Value::to_string).unwrap_or_default();
     if expected.answer.as_ref().is_some_and(|part| !answer.contains(part)) {
         return Some(format!("the first message does not have {:?}: {answer}", expected.answer));
@@ -196,12 +218,14 @@ fn messages_fault(api: &Api, case: &Case, messages: &Value) -> Option<String> {
         let most = usize::from(expected.code == Code::Ok);
         return (!case.is_stream && messages.len() != most).then(|| format!("{} messages", messages.len()));
     }
-    let kinds: Vec<_> = messages.iter().map(|message| message.as_object().and_then(|fields| fields.keys().next().cloned()).unwrap_or_default()).collect();
+    let kinds: Vec<_> =
+        messages.iter().map(|message| message.as_object().and_then(|fields| fields.keys().next().cloned()).unwrap_or_default()).collect();
     // What had come before it was cancelled may still be told.
     let most = if case.cancel_after.is_some() { expected.messages.len() } else { kinds.len() };
     let kinds = &kinds[..kinds.len().min(most)];
     let (first, more) = kinds.split_at(kinds.len().min(expected.messages.len()));
-    (first != expected.messages || more.iter().any(|kind| kind != "heartbeat")).then(|| format!("the messages are {kinds:?} instead of {:?}", expected.messages))
+    (first != expected.messages || more.iter().any(|kind| kind != "heartbeat"))
+        .then(|| format!("the messages are {kinds:?} instead of {:?}", expected.messages))
 }
 
 /// The details of a status as JSON, in whichever form a client tells them.

@@ -178,7 +178,8 @@ impl Table {
             self.cases_of(&api, name, rpc, variants, &mut cases);
         }
         for name in &self.unknown_rpcs {
-            let case = Case { rpc: name.clone(), ..api.case(FIRST_RPC, &self.rpcs[FIRST_RPC].request, expected("UNIMPLEMENTED", None, &[])) };
+            let case =
+                Case { rpc: name.clone(), ..api.case(FIRST_RPC, &self.rpcs[FIRST_RPC].request, expected("UNIMPLEMENTED", None, &[])) };
             in_variants(case, variants, &mut cases);
         }
         for Ending { server, rpc, token, code, reason, details } in &self.endings {
@@ -283,14 +284,12 @@ impl Api {
     }
 
     fn case(&self, rpc: &str, request: &Value, expected: Expected) -> Case {
-        let method = self.method(rpc);
-        let message = DynamicMessage::deserialize(method.input(), request).unwrap_or_else(|error| panic!("{rpc} {request}: {error}"));
         Case {
             server: State::Open,
             rpc: rpc.to_owned(),
-            is_stream: method.is_server_streaming(),
+            is_stream: self.method(rpc).is_server_streaming(),
             json: Some(request.clone()),
-            bytes: message.encode_to_vec(),
+            bytes: self.request(rpc, request),
             authorization: None,
             seconds: None,
             gzip: false,
@@ -298,6 +297,12 @@ impl Api {
             cancel_after: None,
             expected,
         }
+    }
+
+    /// A request of an rpc, encoded.
+    pub fn request(&self, rpc: &str, json: &Value) -> Vec<u8> {
+        let message = DynamicMessage::deserialize(self.method(rpc).input(), json);
+        message.unwrap_or_else(|error| panic!("{rpc} {json}: {error}")).encode_to_vec()
     }
 
     /// A message of an rpc as JSON.
@@ -370,7 +375,8 @@ fn every_reason_and_every_code_is_in_the_table() {
         }
         // Where codes get their names all of them stand.
         if file != "observe" {
-            let names = source.split("Code::").skip(1).map(|rest| rest.split(|letter: char| !letter.is_alphanumeric()).next().expect("a part"));
+            let names =
+                source.split("Code::").skip(1).map(|rest| rest.split(|letter: char| !letter.is_alphanumeric()).next().expect("a part"));
             let all: Vec<_> = (0..17).map(Code::from_i32).collect();
             codes.extend(names.filter_map(|name| all.iter().find(|code| format!("{code:?}") == name)).map(|code| screaming(*code)));
             for code in &all {
