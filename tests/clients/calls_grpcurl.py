@@ -32,6 +32,9 @@ def outcome(program, protoset, call):
     try:
         error = json.loads(done.stderr)
     except ValueError:
+        # The deadline may pass while it connects.
+        if call["seconds"] and "context deadline exceeded" in done.stderr:
+            return {"code": 4, "message": done.stderr, "details": [], "messages": messages}
         return {"code": done.returncode - 64, "message": done.stderr, "details": [], "messages": messages}
     assert error["code"] == done.returncode - 64, done
     return {"code": error["code"], "message": error.get("message", ""), "details": error.get("details", []), "messages": messages}

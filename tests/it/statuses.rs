@@ -98,7 +98,11 @@ async fn a_status_without_a_message_is_one_frame() {
     let mut seen = 0;
     for case in Table::read().cases(Variants::Two).iter().filter(|case| has_no_message(case) && !has_begun(case)) {
         for content_type in types {
-            let answer = raw(&addresses[&case.server], case, content_type).await;
+            let mut answer = raw(&addresses[&case.server], case, content_type).await;
+            // One that is full has a place for an instant between two calls.
+            if case.server == State::Full && answer.headers.get("grpc-status").is_none_or(|code| code != "14") {
+                answer = raw(&addresses[&case.server], case, content_type).await;
+            }
             assert_trailers_only(&answer, case.expected.code, &format!("{} ({content_type})", case.name()));
             let details = answer.headers.get("grpc-status-details-bin").map(|details| details.as_bytes().to_vec()).unwrap_or_default();
             assert_eq!(details.is_empty(), case.expected.details.is_empty(), "{}", case.name());

@@ -8,15 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use futures::FutureExt as _;
-use http::Request;
+use leadfold::api::lead_service_client::LeadServiceClient;
 use leadfold::api::{GetLeadRequest, WatchLeadRequest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
-use tonic::Code;
+use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
 
 use crate::support::events::{SAMPLE_TIME, message};
 use crate::support::redis::RedisServer;
@@ -29,7 +28,7 @@ const READER: &str = "token-canary-of-a-reader-of-all-20cd";
 /// Whose pages may call.
 pub const ORIGIN: &str = "https://app.example.com";
 /// How much longer than usual a slow store takes to answer.
-const SLOWNESS: Duration = Duration::from_millis(500);
+const SLOWNESS: Duration = Duration::from_millis(600);
 
 /// What a server is like.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,7 +45,7 @@ pub enum State {
     NoLetters,
     /// Its Redis has gone.
     WithoutStore,
-    /// Its Redis takes half a second.
+    /// Its Redis takes long.
     Slow,
     /// Its connections do not become old.
     Aged,
@@ -113,7 +112,7 @@ impl Servers {
         corrupt.apply(&message("corrupt", "a1", SAMPLE_TIME)).await;
         let keys: Vec<String> = redis::cmd("KEYS").arg("*}:lead:corrupt").query(&mut redis.connection()).expect("KEYS");
         let () = redis::cmd("SET").arg(&keys[0]).arg("no lead").query(&mut redis.connection()).expect("SET");
-        let (port, is_slow) = delayed(redis.port());
+        let (port, is_slow) = delayed(redis.port(), SLOWNESS);
         let slow = Server::start(&Options::at(&redis.url_on(port)));
         is_slow.store(true, Ordering::Relaxed);
         Self {
@@ -168,27 +167,41 @@ impl Server {
 
 /// Servers that serve one client only, because something happens to them while they do.
 pub struct OwnServers {
+    /// Takes one call at a time, and its store is slow. Calls compete for that place all the time: what it is asked besides
+    /// is let in once in a thousand times, in the instant between two of them.
     full: Server,
     draining: Server,
     revoked: Server,
     changed: Server,
-    /// The call that is under way at `full`: its request has not come to its end.
-    _under_way: h2::SendStream<Bytes>,
+    under_way: [JoinHandle<()>; CALLS],
+    _redis: RedisServer,
     dir: TempDir,
+}
+
+/// Calls that compete for one place.
+const CALLS: usize = 4;
+
+impl Drop for OwnServers {
+    fn drop(&mut self) {
+        self.under_way.iter().for_each(JoinHandle::abort);
+    }
 }
 
 impl OwnServers {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let full = Server::start(&Options::default().env("LEADFOLD_MAX_REQUESTS_IN_FLIGHT", "1"));
-        let under_way = call_without_an_end(&full).await;
+        let redis = RedisServer::start();
+        let (port, is_slow) = delayed(redis.port(), SLOWNESS);
+        let full = Server::start(&Options::at(&redis.url_on(port)).env("LEADFOLD_MAX_REQUESTS_IN_FLIGHT", "1"));
+        is_slow.store(true, Ordering::Relaxed);
+        let under_way = calls_all_the_time(&full).await;
         let with_tokens = |name: &str| {
             let path = write(dir.path(), name, &usual());
             Server::start(&Options::default().env("LEADFOLD_TOKENS_FILE", path.to_str().expect("a path")))
         };
         let draining = Server::start(&Options::default().env("LEADFOLD_DRAIN_DELAY_MS", "0"));
         let (revoked, changed) = (with_tokens("revoked.toml"), with_tokens("changed.toml"));
-        Self { full, draining, revoked, changed, _under_way: under_way, dir }
+        Self { full, draining, revoked, changed, under_way, _redis: redis, dir }
     }
 
     /// Where each listens for gRPC.
@@ -222,32 +235,32 @@ impl OwnServers {
     }
 }
 
-/// Begins a call at a server that takes one at a time.
-async fn call_without_an_end(server: &Server) -> h2::SendStream<Bytes> {
-    let tcp = tokio::net::TcpStream::connect(&server.grpc).await.expect("a connection");
-    let (mut sender, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
-    tokio::spawn(connection);
-    let mut begin = || {
-        let url = format!("http://{}/leadfold.v1.LeadService/GetLead", server.grpc);
-        let request = Request::post(url).header("content-type", "application/grpc").body(()).expect("a request");
-        sender.send_request(request, false).expect("it is sent")
+/// Makes calls that take the only place of a server.
+async fn calls_all_the_time(server: &Server) -> [JoinHandle<()>; CALLS] {
+    let get = |client: &LeadServiceClient<Channel>| {
+        let mut client = client.clone();
+        async move { client.get_lead(GetLeadRequest { lead_id: "l".to_owned() }).await }
     };
-    let mut under_way = begin();
+    let calls = std::array::from_fn(|_| {
+        let client = server.client();
+        tokio::spawn(async move {
+            loop {
+                let _ = get(&client).await;
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+    });
+    let client = server.client();
     eventually("no other call is taken", async || {
-        let answer = server.client().get_lead(GetLeadRequest { lead_id: "l".to_owned() }).await;
-        // What asks may have been there first, and the call was refused.
-        if (&mut under_way.0).now_or_never().is_some() {
-            under_way = begin();
-            return None;
-        }
-        answer.is_err_and(|status| status.code() == Code::Unavailable).then_some(())
+        let reason = get(&client).await.err()?.get_details_error_info()?.reason;
+        (reason == "OVERLOADED").then_some(())
     })
     .await;
-    under_way.1
+    calls
 }
 
 /// Passes on what comes to a port of its own; the answers come late as soon as that is switched on.
-fn delayed(target: u16) -> (u16, Arc<AtomicBool>) {
+fn delayed(target: u16, delay: Duration) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("its address").port();
     let is_slow = Arc::new(AtomicBool::new(false));
@@ -256,14 +269,14 @@ fn delayed(target: u16) -> (u16, Arc<AtomicBool>) {
         for client in listener.incoming().map_while(Result::ok) {
             let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
             let ends = (client.try_clone().expect("a socket"), server.try_clone().expect("a socket"));
-            pass(client, server, Arc::new(AtomicBool::new(false)));
-            pass(ends.1, ends.0, Arc::clone(&switch));
+            pass(client, server, Arc::new(AtomicBool::new(false)), Duration::ZERO);
+            pass(ends.1, ends.0, Arc::clone(&switch), delay);
         }
     });
     (port, is_slow)
 }
 
-fn pass(mut from: TcpStream, mut to: TcpStream, is_slow: Arc<AtomicBool>) {
+fn pass(mut from: TcpStream, mut to: TcpStream, is_slow: Arc<AtomicBool>, delay: Duration) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
         for (due, bytes) in receiver {
@@ -277,7 +290,7 @@ fn pass(mut from: TcpStream, mut to: TcpStream, is_slow: Arc<AtomicBool>) {
     std::thread::spawn(move || {
         let mut bytes = [0; 65536];
         while let Ok(count @ 1..) = from.read(&mut bytes) {
-            let delay = if is_slow.load(Ordering::Relaxed) { SLOWNESS } else { Duration::ZERO };
+            let delay = if is_slow.load(Ordering::Relaxed) { delay } else { Duration::ZERO };
             if sender.send((Instant::now() + delay, bytes[..count].to_vec())).is_err() {
                 break;
             }

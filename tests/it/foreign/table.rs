@@ -19,7 +19,7 @@ pub const FAR_DEADLINE: f64 = 60.0;
 /// Long enough for a watch to send its first heartbeat.
 const DEADLINE_OF_WATCHES: f64 = 1.8;
 /// Shorter than a store takes that is slow on purpose.
-const SHORT_DEADLINE: f64 = 0.15;
+const SHORT_DEADLINE: f64 = 0.3;
 
 /// As the file has it.
 #[derive(Deserialize)]
@@ -187,8 +187,6 @@ impl Table {
             let authorization = token.as_deref().map(|token| format!("Bearer {}", super::servers::token(token)));
             cases.push(Case { server: *server, authorization, seconds: Some(FAR_DEADLINE), ..case });
         }
-        // What is held for these is not held for long.
-        cases.sort_by_key(|case| case.server != State::Full);
         cases
     }
 
@@ -209,7 +207,11 @@ impl Table {
         cases.push(Case { compress: true, gzip: true, ..compressed });
         if !rpc.is_open_to_all {
             in_variants(make(State::Guarded, expected("UNAUTHENTICATED", Some("TOKEN_MISSING"), &[])), variants, cases);
-            in_variants(make(State::Full, expected("UNAVAILABLE", Some("OVERLOADED"), &["RetryInfo"])), variants, cases);
+            let refused = make(State::Full, expected("UNAVAILABLE", Some("OVERLOADED"), &["RetryInfo"]));
+            let from = cases.len();
+            in_variants(refused, variants, cases);
+            // A stream that is let in nevertheless must not be waited for.
+            cases[from..].iter_mut().filter(|case| case.is_stream).for_each(|case| case.seconds = Some(DEADLINE_OF_WATCHES));
         }
         if rpc.uses_store {
             let told = expected("UNAVAILABLE", Some("STORE_UNAVAILABLE"), &["RetryInfo"]);
