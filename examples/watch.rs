@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A program of your own generates the client from `proto/` with tonic-prost-build; this one borrows leadfold's.
-//! `LEADFOLD_TOKEN` holds the bearer token, where the server asks for one.
+//! An address that begins with `https://` is called over TLS. `LEADFOLD_CA_FILE` names the PEM file of the authority that signed
+//! the server's certificate, unless it is a public one. `LEADFOLD_TOKEN` holds the bearer token, where the server asks for one.
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use leadfold::api::watch_lead_response::Event;
 use leadfold::api::{LeadUpdate, WatchLeadRequest};
 use tokio::time::{sleep, timeout};
 use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
 
@@ -31,19 +32,27 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (Some(server), Some(lead_id)) = (arguments.next(), arguments.next()) else {
         return Err("usage: watch http://HOST:PORT LEAD_ID".into());
     };
+    let mut endpoint = Endpoint::from_shared(server.clone())?.http2_keep_alive_interval(Duration::from_secs(30));
+    if server.starts_with("https://") {
+        let tls = match std::env::var_os("LEADFOLD_CA_FILE") {
+            Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(std::fs::read(file)?)),
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        endpoint = endpoint.tls_config(tls)?;
+    }
     // Connects when it is needed, and again when the connection is lost.
-    let channel = Endpoint::from_shared(server)?.http2_keep_alive_interval(Duration::from_secs(30)).connect_lazy();
+    let channel = endpoint.connect_lazy();
     let (mut version, mut backoff) = (0, BACKOFF.0);
     loop {
         let before = version;
         let status = match follow(channel.clone(), &lead_id, &mut version).await {
-            Ok(()) => Status::unavailable("the stream ended, or fell silent"),
+            Ok(()) => Status::unavailable("the stream has ended"),
             Err(status) => status,
         };
-        // A connection that broke under a stream has another code than a server that says goodbye.
-        if status.code() != Code::Unavailable && status.source().is_none() {
+        if is_final(&status) {
             return Err(format!("{:?}: {}", status.code(), status.message()).into());
         }
+        eprintln!("{:?}: {}; trying again", status.code(), status.message());
         if version != before {
             backoff = BACKOFF.0;
         }
@@ -53,16 +62,31 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
+/// Whether it is the server that refuses, and would refuse again. A proxy's own page may have these codes too, but not leadfold's
+/// `ErrorInfo`.
+fn is_final(status: &Status) -> bool {
+    let cannot_change = matches!(
+        status.code(),
+        Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
+    );
+    cannot_change && status.get_details_error_info().is_some_and(|info| info.domain == "leadfold")
+}
+
+/// What comes in time.
+async fn in_time<T>(coming: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    timeout(SILENCE, coming).await.unwrap_or_else(|_| Err(Status::unavailable(format!("silent for {} s", SILENCE.as_secs()))))
+}
+
 /// Reads one stream until it ends.
 async fn follow(channel: Channel, lead_id: &str, version: &mut u64) -> Result<(), Status> {
     let mut request = Request::new(WatchLeadRequest { lead_id: lead_id.to_owned(), after_version: *version, ..Default::default() });
     if let Ok(token) = std::env::var("LEADFOLD_TOKEN") {
         let bearer = MetadataValue::try_from(format!("Bearer {token}"));
-        request.metadata_mut().insert("authorization", bearer.map_err(|_| Status::unauthenticated("LEADFOLD_TOKEN is no token"))?);
+        request.metadata_mut().insert("authorization", bearer.expect("LEADFOLD_TOKEN is no token"));
     }
-    let mut stream = LeadServiceClient::new(channel).watch_lead(request).await?.into_inner();
-    while let Ok(message) = timeout(SILENCE, stream.message()).await {
-        let Some(message) = message? else { break };
+    let mut client = LeadServiceClient::new(channel);
+    let mut stream = in_time(client.watch_lead(request)).await?.into_inner();
+    while let Some(message) = in_time(stream.message()).await? {
         match message.event {
             // The present state: whatever was known before is replaced.
             Some(Event::Snapshot(snapshot)) => {

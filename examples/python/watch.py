@@ -3,7 +3,8 @@
     pip install -r requirements.txt
     python watch.py 127.0.0.1:50051 LEAD_ID
 
-LEADFOLD_TOKEN holds the bearer token, where the server asks for one. For TLS use grpc.aio.secure_channel.
+An address that begins with https:// is called over TLS. LEADFOLD_CA_FILE names the PEM file of the authority that signed the
+server's certificate, unless it is a public one. LEADFOLD_TOKEN holds the bearer token, where the server asks for one.
 """
 
 import asyncio
@@ -45,21 +46,52 @@ def show(event):
     return event.update.lead.version
 
 
+# Codes that say that the same call would fail again, when the server itself says so.
+FINAL = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+def detail(error, kind):
+    """A google.rpc detail of an error, if the server has sent one of this kind."""
+    try:
+        status = rpc_status.from_call(error)
+    except ValueError:  # code and details do not agree: not the server's
+        return None
+    found = kind()
+    return next((found for any in (status.details if status else ()) if any.Unpack(found)), None)
+
+
+def is_final(error):
+    """Whether it is the server that refuses. A proxy's own page has these codes too, but not leadfold's ErrorInfo."""
+    info = detail(error, error_details_pb2.ErrorInfo)
+    return error.code() in FINAL and info is not None and info.domain == "leadfold"
+
+
 def asked_to_wait(error):
     """Seconds until the server wants to be called again."""
-    status = rpc_status.from_call(error)
-    for detail in status.details if status else ():
-        retry = error_details_pb2.RetryInfo()
-        if detail.Unpack(retry):
-            return retry.retry_delay.ToTimedelta().total_seconds()
-    return 0
+    retry = detail(error, error_details_pb2.RetryInfo)
+    return retry.retry_delay.ToTimedelta().total_seconds() if retry else 0
+
+
+def connect(address):
+    options = [("grpc.keepalive_time_ms", 30_000)]
+    if not address.startswith("https://"):
+        return grpc.aio.insecure_channel(address.removeprefix("http://"), options)
+    authority = os.environ.get("LEADFOLD_CA_FILE")
+    credentials = grpc.ssl_channel_credentials(Path(authority).read_bytes() if authority else None)
+    return grpc.aio.secure_channel(address.removeprefix("https://"), credentials, options)
 
 
 async def watch(address, lead_id):
     token = os.environ.get("LEADFOLD_TOKEN")
     metadata = [("authorization", f"Bearer {token}")] if token else None
     version, backoff = 0, BACKOFF[0]
-    async with grpc.aio.insecure_channel(address, [("grpc.keepalive_time_ms", 30_000)]) as channel:
+    async with connect(address) as channel:
         client = services.LeadServiceStub(channel)
         while True:
             wait = 0
@@ -69,15 +101,19 @@ async def watch(address, lead_id):
                     version, backoff = show(event), BACKOFF[0]
             except asyncio.TimeoutError:
                 stream.cancel()
+                print(f"silent for {SILENCE} s; trying again", file=sys.stderr)
             except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.UNAVAILABLE:
+                if is_final(error):
                     sys.exit(f"{error.code().name}: {error.details()}")
+                print(f"{error.code().name}: {error.details()}; trying again", file=sys.stderr)
                 wait = asked_to_wait(error)
             await asyncio.sleep(max(wait, backoff * random.uniform(0.5, 1)))
             backoff = min(backoff * 2, BACKOFF[1])
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: python watch.py HOST:PORT LEAD_ID")
     try:
         asyncio.run(watch(*sys.argv[1:]))
     except KeyboardInterrupt:

@@ -3,8 +3,10 @@
 //     npm install
 //     npx tsx watch.ts 127.0.0.1:50051 LEAD_ID
 //
-// LEADFOLD_TOKEN holds the bearer token, where the server asks for one. For TLS use grpc.credentials.createSsl.
+// An address that begins with https:// is called over TLS. LEADFOLD_CA_FILE names the PEM file of the authority that signed
+// the server's certificate, unless it is a public one. LEADFOLD_TOKEN holds the bearer token, where the server asks for one.
 
+import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import * as grpc from "@grpc/grpc-js";
@@ -36,20 +38,36 @@ const PROTOS = fileURLToPath(new URL("../../proto", import.meta.url));
 const definition = loader.loadSync("leadfold/v1/lead_service.proto", { includeDirs: [PROTOS], longs: String, defaults: true, oneofs: true });
 const api = grpc.loadPackageDefinition(definition) as any;
 
-// google.rpc's error details: when to come back.
+// google.rpc's error details: whose error it is, and when to come back.
 const details = protobuf.parse(`syntax = "proto3";
   message Any { string type_url = 1; bytes value = 2; }
   message Status { repeated Any details = 3; }
+  message ErrorInfo { string reason = 1; string domain = 2; }
   message Duration { int64 seconds = 1; int32 nanos = 2; }
   message RetryInfo { Duration retry_delay = 1; }`).root;
 
+/** A google.rpc detail of an error, if the server has sent one of this kind. */
+function detail(error: grpc.ServiceError, kind: string): any {
+  const [bytes] = error.metadata?.get("grpc-status-details-bin") ?? [];
+  if (!(bytes instanceof Uint8Array)) return undefined;
+  const status = details.lookupType("Status").decode(bytes) as any;
+  const found = status.details.find((detail: any) => detail.typeUrl === `type.googleapis.com/google.rpc.${kind}`);
+  return found && details.lookupType(kind).decode(found.value);
+}
+
+/** Codes that say that the same call would fail again, when the server itself says so. */
+const FINAL = new Set([
+  grpc.status.INVALID_ARGUMENT, grpc.status.NOT_FOUND, grpc.status.PERMISSION_DENIED, grpc.status.UNAUTHENTICATED, grpc.status.UNIMPLEMENTED,
+]);
+
+/** Whether it is the server that refuses. A proxy's own page has these codes too, but not leadfold's ErrorInfo. */
+function isFinal(error: grpc.ServiceError): boolean {
+  return FINAL.has(error.code) && detail(error, "ErrorInfo")?.domain === "leadfold";
+}
+
 /** Milliseconds until the server wants to be called again. */
 function askedToWait(error: grpc.ServiceError): number {
-  const [bytes] = error.metadata.get("grpc-status-details-bin");
-  if (!(bytes instanceof Uint8Array)) return 0;
-  const status = details.lookupType("Status").decode(bytes) as any;
-  const retry = status.details.find((detail: any) => detail.typeUrl === "type.googleapis.com/google.rpc.RetryInfo");
-  const delay = retry && (details.lookupType("RetryInfo").decode(retry.value) as any).retryDelay;
+  const delay = detail(error, "RetryInfo")?.retryDelay;
   return delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : 0;
 }
 
@@ -73,8 +91,15 @@ function show(event: WatchLeadResponse): string {
   return event.update!.lead.version;
 }
 
-const [address, leadId] = process.argv.slice(2);
-const client = new api.leadfold.v1.LeadService(address, grpc.credentials.createInsecure(), { "grpc.keepalive_time_ms": 30_000 });
+const [url, leadId] = process.argv.slice(2);
+if (!url || !leadId) {
+  console.error("usage: npx tsx watch.ts HOST:PORT LEAD_ID");
+  process.exit(2);
+}
+const [, scheme, address] = /^(https?:\/\/)?(.*)$/.exec(url)!;
+const authority = process.env.LEADFOLD_CA_FILE;
+const credentials = scheme === "https://" ? grpc.credentials.createSsl(authority ? readFileSync(authority) : null) : grpc.credentials.createInsecure();
+const client = new api.leadfold.v1.LeadService(address, credentials, { "grpc.keepalive_time_ms": 30_000 });
 const metadata = new grpc.Metadata();
 if (process.env.LEADFOLD_TOKEN) metadata.set("authorization", `Bearer ${process.env.LEADFOLD_TOKEN}`);
 
@@ -92,10 +117,12 @@ for (;;) {
     }
   } catch (thrown) {
     const error = thrown as grpc.ServiceError;
-    if (error.code !== grpc.status.UNAVAILABLE && error.code !== grpc.status.CANCELLED) {
+    if (typeof error.code !== "number") throw thrown; // a fault of this program
+    if (isFinal(error)) {
       console.error(`${grpc.status[error.code]}: ${error.details}`);
       process.exit(1);
     }
+    console.error(`${grpc.status[error.code]}: ${error.details}; trying again`);
     wait = askedToWait(error);
   } finally {
     clearTimeout(silence);

@@ -14,8 +14,6 @@ const PAGES = [60, 200, 200, 200, 200, 140];
 const HIDDEN_MS = 60_000;
 
 const REASON_INITIAL = 1;
-/** Errors that trying again does not cure. */
-const FINAL = new Set([Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.NOT_FOUND, Code.INVALID_ARGUMENT]);
 
 /**
  * `onState` is told `{state, since, retryAt, error}`: `connecting`, `live`, `stale` (connected, but the server is
@@ -78,7 +76,7 @@ export class Feed {
         this.set('connecting');
         continue;
       }
-      if (error instanceof RpcError && FINAL.has(error.code)) {
+      if (error instanceof RpcError && error.isFinal) {
         this.set('refused', { error });
         await this.sleep(2 ** 31 - 1);
         this.set('connecting');
@@ -149,7 +147,7 @@ export class Feed {
       this.model.put(lead);
       return lead;
     } catch (error) {
-      if (error instanceof RpcError && error.code === Code.NOT_FOUND) return null;
+      if (error instanceof RpcError && error.isFinal && error.code === Code.NOT_FOUND) return null;
       throw error;
     }
   }

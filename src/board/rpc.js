@@ -4,15 +4,21 @@ import { decode, encode } from './protobuf.js';
 import { settings } from './settings.js';
 
 /** The gRPC codes that the board tells apart. */
-export const Code = { INVALID_ARGUMENT: 3, NOT_FOUND: 5, PERMISSION_DENIED: 7, RESOURCE_EXHAUSTED: 8, UNAVAILABLE: 14, UNAUTHENTICATED: 16 };
+export const Code = { UNKNOWN: 2, INVALID_ARGUMENT: 3, NOT_FOUND: 5, PERMISSION_DENIED: 7, UNIMPLEMENTED: 12, UNAVAILABLE: 14, UNAUTHENTICATED: 16 };
 
 const TRAILERS = 0x80;
 const UNARY_MS = 15_000;
 
+/** Codes that say that the same call would fail again, when the server itself says so. */
+const FINAL = new Set([Code.INVALID_ARGUMENT, Code.NOT_FOUND, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.UNIMPLEMENTED]);
+
 export class RpcError extends Error {
-  constructor(code, text) {
+  /** `fromServer`: these are the server's own words, not those of a proxy before it. */
+  constructor(code, text, fromServer = false) {
     super(text);
     this.code = code;
+    /** Calling again would not help. */
+    this.isFinal = fromServer && FINAL.has(code);
   }
 }
 
@@ -27,7 +33,7 @@ export async function call(method, request, signal) {
 export async function* stream(method, request, signal) {
   const response = await send(method, request, signal);
   const status = response.headers.get('grpc-status');
-  if (status !== null && status !== '0') throw failure(status, response.headers.get('grpc-message'));
+  if (status !== null && status !== '0') throw failure(response.headers);
   for await (const [flag, bytes] of frames(response.body)) {
     if (!(flag & TRAILERS)) {
       yield decode(`${method}Response`, bytes);
@@ -37,7 +43,7 @@ export async function* stream(method, request, signal) {
       const at = line.indexOf(':');
       return [line.slice(0, at).toLowerCase(), line.slice(at + 1).trim()];
     }));
-    if (trailers.get('grpc-status') !== '0') throw failure(trailers.get('grpc-status'), trailers.get('grpc-message'));
+    if (trailers.get('grpc-status') !== '0') throw failure(trailers);
     return;
   }
   throw new RpcError(Code.UNAVAILABLE, 'the connection broke');
@@ -57,21 +63,35 @@ async function send(method, request, signal) {
     if (signal?.aborted) throw error;
     throw new RpcError(Code.UNAVAILABLE, 'the server cannot be reached');
   }
-  if (response.ok) return response;
-  const text = (await response.text().catch(() => '')).trim();
+  if (response.ok && response.headers.get('content-type')?.startsWith('application/grpc-web')) return response;
+  // A page of a proxy is not worth showing.
+  const isText = response.headers.get('content-type')?.startsWith('text/plain');
+  const text = isText ? (await response.text().catch(() => '')).trim() : '';
   throw new RpcError(CODES[response.status] ?? Code.UNAVAILABLE, text || `the server answered ${response.status}`);
 }
 
 const CODES = { 400: Code.INVALID_ARGUMENT, 401: Code.UNAUTHENTICATED, 403: Code.PERMISSION_DENIED };
 
-function failure(status, text) {
-  let words = text ?? '';
+/** The failure that a status in headers or trailers means. */
+function failure(fields) {
+  let words = fields.get('grpc-message') ?? '';
   try {
     words = decodeURIComponent(words);
   } catch {
     // As it is, then.
   }
-  return new RpcError(Number(status ?? Code.UNAVAILABLE), words);
+  const status = fields.get('grpc-status');
+  return new RpcError(Number(status ?? Code.UNKNOWN), words, isFromServer(fields.get('grpc-status-details-bin')));
+}
+
+/** Whether the details of a status have the ErrorInfo with the domain (field 2) that every error of leadfold carries. */
+function isFromServer(details) {
+  try {
+    const bytes = atob((details ?? '').split(',')[0]);
+    return bytes.includes('type.googleapis.com/google.rpc.ErrorInfo') && bytes.includes('\x12\x08leadfold');
+  } catch {
+    return false;
+  }
 }
 
 /** The frames of a body: a flag, a length in four bytes, a message. */

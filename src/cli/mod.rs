@@ -21,6 +21,7 @@ mod import;
 mod json;
 mod list;
 mod progress;
+mod retry;
 mod sender;
 mod simulate;
 mod text;

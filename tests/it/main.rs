@@ -9,6 +9,7 @@ mod accepted_forms;
 mod aged;
 mod board;
 mod board_browser;
+mod board_calls;
 mod cli;
 mod clients;
 mod conformance;

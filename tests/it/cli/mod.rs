@@ -4,6 +4,7 @@ mod demo;
 mod import;
 mod simulate;
 mod terminal;
+mod watch;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
