@@ -30,8 +30,6 @@ enum Client {
     Leadfold,
 }
 
-const ALL: [Client; 5] = [Client::Python, Client::TypeScript, Client::Rust, Client::Grpcurl, Client::Leadfold];
-
 fn example(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(path)
 }
@@ -193,6 +191,23 @@ async fn ends_at_the_servers_word(client: Client, through: Option<Program>) {
     assert!(!status.success() && running.stderr().to_lowercase().contains("token"), "{status:?}: {}", running.stderr());
 }
 
+/// By every way, over every outage: minutes, so `LEADFOLD_TEST_CLIENT_MATRIX=1` asks for it.
+async fn outlives_everything(client: Client) {
+    if std::env::var_os("LEADFOLD_TEST_CLIENT_MATRIX").is_none() {
+        return eprintln!("SKIPPED: LEADFOLD_TEST_CLIENT_MATRIX=1 asks for it");
+    }
+    let outages = [Outage::Restart, Outage::Kill, Outage::KillAndWait, Outage::EndAndWait, Outage::Freeze, Outage::FreezeForLong];
+    let direct = [Security::Open, Security::Token, Security::Tls, Security::TokenAndTls].map(|security| (None, security));
+    let proxied = Program::ALL.map(Some).into_iter().flat_map(|proxy| [(proxy, Security::Open), (proxy, Security::Token)]);
+    for (through, security) in direct.into_iter().chain(proxied) {
+        println!("{client:?} through {through:?}, {security:?}");
+        outlives(client, through, security, &outages).await;
+    }
+    for through in [None, Some(Program::Nginx), Some(Program::Haproxy)] {
+        ends_at_the_servers_word(client, through).await;
+    }
+}
+
 macro_rules! for_each_client {
     ($($name:ident: $client:ident behind $proxy:ident),+ $(,)?) => {
         $(mod $name {
@@ -214,6 +229,11 @@ macro_rules! for_each_client {
                 ends_at_the_servers_word(Client::$client, Some(Program::$proxy)).await;
                 pages::are_not_the_servers_word(Client::$client).await;
             }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn outlives_every_outage_by_every_way() {
+                outlives_everything(Client::$client).await;
+            }
         })+
     };
 }
@@ -224,24 +244,4 @@ for_each_client! {
     the_rust_example: Rust behind Nginx,
     the_grpcurl_example: Grpcurl behind Haproxy,
     the_watch_command: Leadfold behind Nginx,
-}
-
-/// Every client, by every way, over every outage: minutes, so `LEADFOLD_TEST_CLIENT_MATRIX=1` asks for it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_client_outlives_every_outage_by_every_way() {
-    if std::env::var_os("LEADFOLD_TEST_CLIENT_MATRIX").is_none() {
-        return eprintln!("SKIPPED: LEADFOLD_TEST_CLIENT_MATRIX=1 asks for it");
-    }
-    let outages = [Outage::Restart, Outage::Kill, Outage::KillAndWait, Outage::EndAndWait, Outage::Freeze, Outage::FreezeForLong];
-    for client in ALL {
-        let direct = [Security::Open, Security::Token, Security::Tls, Security::TokenAndTls].map(|security| (None, security));
-        let proxied = Program::ALL.map(Some).into_iter().flat_map(|proxy| [(proxy, Security::Open), (proxy, Security::Token)]);
-        for (through, security) in direct.into_iter().chain(proxied) {
-            println!("{client:?} through {through:?}, {security:?}");
-            outlives(client, through, security, &outages).await;
-        }
-        for through in [None, Some(Program::Nginx), Some(Program::Haproxy)] {
-            ends_at_the_servers_word(client, through).await;
-        }
-    }
 }
