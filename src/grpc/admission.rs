@@ -95,18 +95,27 @@ impl Gate {
                 let of_connection = of_watches.map_or(&budget.service_streams, |watches| &watches.permits);
                 let refusal = || of_watches.map_or_else(service_streams_full, |watches| connection_watches_full(watches.max));
                 let of_all = if is_open { &self.open_calls } else { &self.arriving_streams };
-                let (request, _counted) = self.whole(request, [(of_all, &overloaded), (of_connection, &refusal)], &budget).await?;
+                let limits = [(of_all, &overloaded as _), (of_connection, &refusal as _)];
+                let (request, _counted) = self.whole(request, limits, &budget).await?;
                 let _place = take(places, overloaded)?;
                 return Ok((next.run(request).await, None));
             }
             Shape::Unary => {
-                let call = take(&budget.calls, connection_overloaded)?;
                 let arriving = if is_open { &self.open_calls } else { &self.arriving };
-                let (request, counted) = self.whole(request, [(arriving, &overloaded)], &budget).await?;
+                let limits = [(arriving, &overloaded as _), (&budget.arriving, &connection_overloaded as _)];
+                let (request, counted) = self.whole(request, limits, &budget).await?;
+                let until = Instant::now() + request::ARRIVAL;
+                let call = match take(&budget.calls, connection_overloaded) {
+                    Ok(call) => call,
+                    // A client may send many at once. They wait for each other, and not in any number.
+                    Err(_) => {
+                        let _place = take(arriving, connection_overloaded)?;
+                        request::wait_for(&budget.calls, 1, until).await.map_err(|_| connection_overloaded())?
+                    }
+                };
                 let place = take(places, overloaded)?;
                 // Room for the largest answer, before it is made. First of the connection: who waits for that takes nothing
                 // from others.
-                let until = Instant::now() + request::ARRIVAL;
                 let of_connection = request::wait_for(&budget.waiting_kib, most_kib, until).await?;
                 let room = [of_connection, request::wait_for(&self.answers_kib, most_kib, until).await?];
                 let response = next.run(request).await;

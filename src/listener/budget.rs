@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-/// Unary calls of one connection that are under way at once, from their headers to the last byte of their answers.
+/// Unary calls of one connection that are under way at once, from their whole request to the last byte of their answers.
 pub const CALLS: usize = 1000;
 /// Health watches and reflection streams of one connection.
 pub const SERVICE_STREAMS: usize = 10;
@@ -16,6 +16,8 @@ pub const WAITING_KIB: usize = 16 * 1024;
 pub struct Budget {
     /// Unary calls.
     pub calls: Arc<Semaphore>,
+    /// Requests of unary calls that are awaited. There may be as many as calls.
+    pub arriving: Arc<Semaphore>,
     /// Health watches and reflection streams.
     pub service_streams: Arc<Semaphore>,
     /// KiB of requests that are read, and of answers that are not sent yet.
@@ -25,6 +27,11 @@ pub struct Budget {
 impl Default for Budget {
     fn default() -> Self {
         let semaphore = |permits| Arc::new(Semaphore::new(permits));
-        Self { calls: semaphore(CALLS), service_streams: semaphore(SERVICE_STREAMS), waiting_kib: semaphore(WAITING_KIB) }
+        Self {
+            calls: semaphore(CALLS),
+            arriving: semaphore(CALLS),
+            service_streams: semaphore(SERVICE_STREAMS),
+            waiting_kib: semaphore(WAITING_KIB),
+        }
     }
 }

@@ -57,6 +57,23 @@ async fn half_open_calls_on_one_connection_hold_up_nobody() {
     assert_eq!(answer.1, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_at_once_on_one_connection_wait_for_each_other() {
+    let redis = RedisServer::start();
+    let server = Server::start(&Options::on(&redis));
+    // They pile up: more than one connection may have under way.
+    let () = redis::cmd("CLIENT").arg("PAUSE").arg(900).query(&mut redis.connection()).expect("Redis pauses");
+    let (client, request) = (server.client(), GetLeadRequest { lead_id: fresh_id() });
+    let calls = (0..1300).map(|_| {
+        let (mut client, request) = (client.clone(), request.clone());
+        tokio::spawn(async move { client.get_lead(request).await })
+    });
+    for call in calls.collect::<Vec<_>>() {
+        let status = call.await.expect("no panic").expect_err("there is no such lead");
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    }
+}
+
 /// As many as there are places in all: those that are awaited take none from those that are there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_open_calls_of_many_connections_hold_up_nobody() {
