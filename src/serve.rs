@@ -131,10 +131,10 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         max_age: config.max_connection_age,
         ..settings(name)
     };
-    let for_webhooks = Settings { max_streams: MAX_WEBHOOKS_PER_CONNECTION, ..settings("http") };
+    let of_webhooks = Settings { max_streams: MAX_WEBHOOKS_PER_CONNECTION, ..settings("http") };
     let behind_proxies =
         |listener: Listener, name| listener.behind(config.proxies.trusted.clone(), config.proxies.protocol.contains(&name));
-    let http = Listener::bind(config.http_addr, tls.clone(), for_webhooks).await?;
+    let http = Listener::bind(config.http_addr, tls.clone(), of_webhooks).await?;
     let http = behind_proxies(http, ListenerName::Http);
     let grpc = Listener::bind(config.grpc_addr, tls_for_grpc, for_watches("grpc")).await?;
     let grpc = behind_proxies(grpc, ListenerName::Grpc);
@@ -144,12 +144,18 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
 
     // The admin listener outlives the others: it tells how the draining goes.
     let (shutdown, admin_shutdown) = (Shutdown::default(), Shutdown::default());
-    let webhooks =
-        webhook::routes(intake, secrets, config.limits, config.proxies.trusted.clone(), config.max_body_bytes, config.noop_route);
+    let allowed_hosts = &config.security.allowed_hosts;
+    let for_webhooks = webhook::Settings {
+        limits: config.limits,
+        proxies: config.proxies.trusted.clone(),
+        guard: (!secrets.are_required()).then(|| Guard::new(allowed_hosts, &[], false)),
+        max_body_bytes: config.max_body_bytes,
+        noop: config.noop_route,
+    };
+    let webhooks = webhook::routes(intake, secrets, for_webhooks);
     // Before all else: a client of gRPC understands nothing else.
     let wrong_port = axum::middleware::from_fn_with_state(("--http-addr", addresses.grpc.port()), grpc::wrong_port::answer_grpc);
     let webhooks = webhooks.layer(wrong_port);
-    let allowed_hosts = &config.security.allowed_hosts;
     let for_board = board::Settings {
         guard: Guard::new(allowed_hosts, &[], tokens.are_required()),
         needs_certificate: config.tls.as_ref().is_some_and(|tls| tls.grpc_client_ca.is_some()),

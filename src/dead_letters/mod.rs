@@ -307,21 +307,23 @@ impl DeadLetters {
     /// Removes letters when they are too old by the clock of the store, as long as the process lives.
     pub async fn expire(self: std::sync::Arc<Self>, clock: Clock) {
         // Whoever reads letters passes over those that are too old, too.
-        let _ = self.file.clock.set(clock);
+        let _ = self.file.clock.set(clock.clone());
         let mut ticks = interval(EXPIRE_TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Of letters that may be too old soon, when; and when all are looked at again, whatever is known of them.
-        let (mut earliest, mut look) = (None::<Timestamp>, Instant::now());
+        // No letter last came before this, as far as is known; and when all are looked at again, whatever is known of them.
+        let (mut earliest, mut look) = (clock.now(), Instant::now());
         loop {
             ticks.tick().await;
             let Some(oldest) = self.file.oldest_kept() else { continue };
-            if Instant::now() < look && earliest.is_none_or(|earliest| earliest >= oldest) {
+            if Instant::now() < look && earliest >= oldest {
                 continue;
             }
             look = Instant::now() + EXPIRE_LOOK;
+            let now = clock.now();
             match self.sweep(|| Which::Before(oldest)).await {
                 Ok(swept) => {
-                    earliest = swept.earliest;
+                    // Letters that come from now on are younger.
+                    earliest = swept.earliest.map_or(now, |earliest| earliest.min(now));
                     if swept.removed > 0 {
                         tracing::info!(removed = swept.removed, "dead letters have expired");
                     }

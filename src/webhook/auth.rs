@@ -87,7 +87,7 @@ impl Secrets {
     }
 
     /// Whether senders have to know a secret.
-    pub(super) const fn are_required(&self) -> bool {
+    pub const fn are_required(&self) -> bool {
         self.file.is_some() || self.fixed.is_some()
     }
 

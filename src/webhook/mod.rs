@@ -23,6 +23,7 @@ use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
 use crate::listener::{ConnectionNumber, Peer, TrustedProxies};
+use crate::origin::{self, Guard, Refused};
 use answer::Answer;
 use arrivals::Source;
 pub use auth::Secrets;
@@ -38,23 +39,33 @@ struct Webhooks {
     load: Load,
     max_body_bytes: usize,
     proxies: TrustedProxies,
+    guard: Option<Guard>,
 }
 
-/// The routes of the webhook listener. `noop` adds a route that does nothing, to measure against.
-pub fn routes(
-    intake: Intake,
-    secrets: Arc<Secrets>,
-    limits: LimitConfig,
-    proxies: TrustedProxies,
-    max_body_bytes: usize,
-    noop: bool,
-) -> Router {
+/// How webhooks are taken.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How much at once.
+    pub limits: LimitConfig,
+    /// Who says whose request it is.
+    pub proxies: TrustedProxies,
+    /// Keeps web pages out where nobody is asked for a secret.
+    pub guard: Option<Guard>,
+    /// The largest body.
+    pub max_body_bytes: usize,
+    /// Whether there is a route that does nothing, to measure against.
+    pub noop: bool,
+}
+
+/// The routes of the webhook listener.
+pub fn routes(intake: Intake, secrets: Arc<Secrets>, settings: Settings) -> Router {
+    let Settings { limits, proxies, guard, max_body_bytes, noop } = settings;
     let routes =
         Router::new().route("/webhooks/omniai", post(receive)).route("/webhooks/omniai/{workspace_id}", post(receive_for_workspace));
     let routes = if noop { routes.route("/noop", post(async |_: axum::body::Bytes| "{}")) } else { routes };
     routes
         .fallback(async || Answer::refused(StatusCode::NOT_FOUND, Refusal::body("no such path: post events to /webhooks/omniai")))
-        .with_state(Webhooks { intake, secrets, load: Load::new(limits, max_body_bytes), max_body_bytes, proxies })
+        .with_state(Webhooks { intake, secrets, load: Load::new(limits, max_body_bytes), max_body_bytes, proxies, guard })
 }
 
 async fn receive(State(webhooks): State<Webhooks>, request: Request<Body>) -> Response {
@@ -69,6 +80,9 @@ async fn receive_for_workspace(State(webhooks): State<Webhooks>, Path(workspace_
 impl Webhooks {
     async fn receive(&self, workspace_id: Option<&str>, request: Request<Body>) -> Answer {
         let received = self.intake.now();
+        if let Some(Err(refused)) = self.guard.as_ref().map(|guard| check(guard, &request)) {
+            return Answer::refused(StatusCode::FORBIDDEN, Refusal::body(refused.to_string()));
+        }
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
         let client = peer.map(|peer| client_address(peer, request.headers(), &self.proxies));
         let admission = match self.secrets.admit(request.headers()) {
@@ -133,6 +147,15 @@ impl Webhooks {
             NoBody::Overload(overload) => Answer::to_too_many(overload),
         })
     }
+}
+
+/// Whether a web page may have sent the request. What is no browser names no origin, and a host without a dot, which is a
+/// machine or service of the same network, cannot be somebody else's name.
+fn check(guard: &Guard, request: &Request<Body>) -> Result<(), Refused> {
+    let headers = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
+    let mut hosts = headers.chain(request.uri().authority().map(|authority| Some(authority.as_str())));
+    let is_local = |host: &str| !host.is_empty() && !host.contains(['.', '@', '[', '%']);
+    if !origin::is_of_a_page(request.headers()) && hosts.all(|host| host.is_some_and(is_local)) { Ok(()) } else { guard.check(request) }
 }
 
 /// Where a request comes from. Every request of a listener says so.

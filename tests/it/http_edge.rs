@@ -84,7 +84,7 @@ async fn a_request_with_two_lengths_smuggles_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn older_and_odder_ways_to_post_are_understood() {
     let server = Setup::embedded();
-    let proxied = format!("http://leads.example{WEBHOOK}");
+    let proxied = format!("http://localhost{WEBHOOK}");
     for (target, version, headers) in
         [(WEBHOOK, "HTTP/1.0", ""), (&proxied, "HTTP/1.1", ""), (WEBHOOK, "HTTP/1.1", "x-forwarded-for: 10.0.0.1\r\nconnection: close\r\n")]
     {
