@@ -118,7 +118,8 @@ impl Load {
     pub(super) fn new(limits: LimitConfig, max_body_bytes: usize) -> Self {
         let rates = || limits.webhooks_per_second.map(|rate| Arc::new(DefaultKeyedRateLimiter::keyed(Quota::per_second(rate))));
         let (rates, unauthenticated) = (rates(), rates());
-        for rates in [&rates, &unauthenticated].into_iter().flatten().cloned() {
+        for rates in [&rates, &unauthenticated].into_iter().flatten() {
+            let rates = Arc::clone(rates);
             tokio::spawn(async move {
                 let mut ticks = interval(FORGET);
                 loop {

@@ -268,7 +268,7 @@ async fn tombstones_expire_by_time_alone() {
     // More than one look sees, of which most have expired.
     let leads: Vec<_> = (0..2500).map(|lead| format!("lead{lead:04}")).collect();
     futures::future::join_all(leads.iter().map(|lead| acted(&store, lead, "a", "COMPLETED", 1))).await;
-    let time = |at: usize| if at % 100 == 0 { Timestamp::now() } else { long_ago };
+    let time = |at: usize| if at.is_multiple_of(100) { Timestamp::now() } else { long_ago };
     let deleted = futures::future::join_all(leads.iter().enumerate().map(|(at, lead)| store.delete_at(lead, time(at)))).await;
     assert!(deleted.into_iter().all(|deleted| deleted.unwrap()));
     let count = || {
