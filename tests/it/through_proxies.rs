@@ -99,7 +99,8 @@ fn every_answer_arrives(servers: &Servers, addresses: [&str; 4], http2: bool, fr
     let event = message(&fresh_id(), "a1", SAMPLE_TIME).to_string();
     // Over the limit of 1 MiB, and in time to be refused before it has come.
     let large = "x".repeat(3 << 20);
-    let same: [(&str, &str, &str, &str, &[u8], u16); 8] = [
+    type Refused<'a> = (&'a str, &'a str, &'a str, &'a str, &'a [u8], u16);
+    let same: [Refused; 8] = [
         (open, &servers.open.http, WEBHOOK, json, b"{}", 400),
         (open, &servers.open.http, WEBHOOK, json, b"no JSON", 400),
         (open, &servers.open.http, "/no/such/path", json, event.as_bytes(), 404),

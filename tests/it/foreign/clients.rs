@@ -21,6 +21,9 @@ use crate::support::proxies::Traffic;
 /// No run of a client takes this long, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(240);
 
+/// How often the same call may find a place at a server that is full.
+pub const MOST_TIMES_LET_IN: usize = 5;
+
 /// A client of other people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Client {
@@ -109,9 +112,13 @@ impl Client {
 
 /// Makes the calls, and returns what should have been different.
 pub async fn run(client: Client, dir: &Path, cases: &[Case], front: &Opened) -> Vec<String> {
-    let failures = run_once(client, dir, cases, front).await;
-    let (let_in, mut failures): (Vec<_>, Vec<_>) = failures.into_iter().partition(|failure| failure.was_let_in);
-    if !let_in.is_empty() {
+    let mut failures = run_once(client, dir, cases, front).await;
+    for _ in 0..MOST_TIMES_LET_IN {
+        let (let_in, others): (Vec<_>, Vec<_>) = failures.into_iter().partition(|failure| failure.was_let_in);
+        failures = others;
+        if let_in.is_empty() {
+            break;
+        }
         let again: Vec<_> = let_in.into_iter().map(|failure| failure.case).collect();
         failures.extend(run_once(client, dir, &again, front).await);
     }
@@ -122,7 +129,8 @@ pub async fn run(client: Client, dir: &Path, cases: &[Case], front: &Opened) -> 
 struct Failure {
     case: Case,
     told: String,
-    /// It came to a server that is full in the instant between two of the calls that fill it. That does not happen twice.
+    /// It came to a server that is full in the instant between two of the calls that fill it: once in a hundred calls on a
+    /// busy machine.
     was_let_in: bool,
 }
 
