@@ -75,7 +75,9 @@ impl Client {
         // curl 7.88 closes a connection at once when it is told to open no more streams on it.
         let waits_for_trailers =
             !matches!(self, Self::CurlGrpc | Self::CurlWebHttp2) || !matches!(case.server, State::Aged | State::Draining);
-        let has_all = (cancels || case.cancel_after.is_none()) && (compresses || !case.compress);
+        // Ruby's grpc 1.51 breaks off with an error of its own when the deadline of a stream passes before anything has come.
+        let ends_silent_streams = self != Self::Ruby || case.server != State::Slow || !case.is_stream;
+        let has_all = ends_silent_streams && (cancels || case.cancel_after.is_none()) && (compresses || !case.compress);
         has_all && (sends_any_bytes || case.json.is_some()) && waits_for_trailers
     }
 
