@@ -19,7 +19,7 @@ use crate::grpcurl::Killed;
 use crate::support::proxies::Traffic;
 
 /// No run of a client takes this long, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often the same call may find a place at a server that is full.
 pub const MOST_TIMES_LET_IN: usize = 5;
