@@ -16,6 +16,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     // Two crates bring rustls; without a choice it would panic at the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    cli::choose_colours();
     let command = match Cli::read() {
         Ok(cli) => cli.command,
         Err(code) => return code,
@@ -60,7 +61,8 @@ fn run_client(command: leadfold::config::ClientCommand) -> anyhow::Result<()> {
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 fn failed(problem: &str) -> ExitCode {
-    let line = format!("error: {problem}\n");
+    // It may quote what others wrote: the names of files, the words of a server.
+    let line = format!("error: {}\n", cli::plain_lines(problem));
     let (done, written) = mpsc::channel();
     // On a thread of its own, since a reader of stderr may have stalled. Where it has gone there is nobody to tell.
     let write = move || done.send(std::io::stderr().write_all(line.as_bytes()).is_ok());

@@ -1,15 +1,19 @@
 //! The way to the server, and what its failures mean to a person.
 
-use std::path::Path;
+use std::io::{Write as _, stderr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use http::Uri;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Code, Request, Status};
 
+use super::retry::is_of_the_server;
+use super::trouble::{self, Trouble};
 use crate::api::dead_letter_service_client::DeadLetterServiceClient;
 use crate::api::lead_service_client::LeadServiceClient;
 use crate::auth::files;
@@ -64,23 +68,29 @@ impl Bearer {
 #[derive(Clone, Debug)]
 pub(super) struct Server {
     name: String,
+    url: Uri,
+    ca_file: Option<PathBuf>,
     endpoint: Endpoint,
     bearer: Bearer,
 }
 
 impl Server {
     pub(super) fn new(client: &ClientArgs) -> anyhow::Result<Self> {
-        let url = &client.server;
-        let form = "write it as http://HOST:PORT or https://HOST:PORT";
-        let encrypted = url.starts_with("https://");
-        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        let named = host.is_some_and(|host| !host.trim_end_matches('/').is_empty());
-        let endpoint = Endpoint::from_shared(url.to_owned()).ok().filter(|_| named);
-        let endpoint = endpoint.ok_or_else(|| anyhow!("--server {url:?} is not an address: {form}"))?;
+        let url = client.server.clone();
+        let name = url.to_string().trim_end_matches('/').to_owned();
+        let endpoint = Endpoint::from(url.clone());
         let endpoint = endpoint.connect_timeout(PATIENCE).http2_keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE);
-        let endpoint =
-            if encrypted { endpoint.tls_config(tls(&client.access)?).with_context(|| format!("--server {url:?}"))? } else { endpoint };
-        Ok(Self { name: url.clone(), endpoint, bearer: Bearer::read(client.access.token_file.as_deref())? })
+        let is_encrypted = url.scheme_str() == Some("https");
+        let endpoint = if is_encrypted {
+            endpoint.tls_config(tls(&client.access)?).with_context(|| format!("--server {name}: its certificates cannot be used"))?
+        } else {
+            endpoint
+        };
+        let bearer = Bearer::read(client.access.token_file.as_deref())?;
+        if bearer.0.is_some() && !is_encrypted && !trouble::is_loopback(&url) {
+            let _ = writeln!(stderr(), "warning: the token goes to {name} unencrypted, for all on the way to read: use https://");
+        }
+        Ok(Self { name, url, ca_file: client.access.ca_file.clone(), endpoint, bearer })
     }
 
     /// A client for calls that are answered once.
@@ -105,21 +115,41 @@ impl Server {
 
     /// What a failure means, and what to do.
     pub(super) fn explain(&self, status: &Status) -> anyhow::Error {
-        // The server's words stand alone; only a status of the transport has a source.
-        let unreachable = std::error::Error::source(status).is_some();
         let name = &self.name;
-        match status.code() {
-            Code::Unavailable | Code::Unknown if unreachable && name.starts_with("https://") => {
-                anyhow!("cannot reach {name}: {}; name the authority of its certificate with --ca-file if it is your own", root(status))
-            }
-            Code::Unavailable | Code::Unknown if unreachable => {
-                anyhow!("cannot reach {name}: is it running? start it with `leadfold serve`, or name another with --server")
-            }
-            Code::Cancelled | Code::DeadlineExceeded => anyhow!("cannot reach {name}: no answer within {} s", PATIENCE.as_secs()),
-            Code::Unauthenticated => anyhow!("{name}: {} (--token-file or {TOKEN})", message(status)),
-            Code::Unimplemented => anyhow!("{name} is not a leadfold of this version ({})", message(status)),
-            _ => anyhow!("{name}: {}", message(status)),
+        if is_of_the_server(status) {
+            return match status.code() {
+                Code::Unauthenticated => anyhow!("{name}: {} (--token-file or {TOKEN})", message(status)),
+                _ => anyhow!("{name}: {}", message(status)),
+            };
         }
+        let is_of_the_transport = std::error::Error::source(status).is_some();
+        if is_of_the_transport {
+            match trouble::trouble(status) {
+                Trouble::Refused => {
+                    return anyhow!(
+                        "cannot reach {name}: connection refused: is it running? start it with `leadfold serve`, or name another with --server"
+                    );
+                }
+                Trouble::Tls(advice) => return anyhow!("cannot reach {name}: {advice}"),
+                Trouble::Other(_) => {}
+            }
+        }
+        // What is not there, or says itself that it will be back, needs no look at.
+        let other = if status.code() == Code::Unavailable && !is_of_the_transport { None } else { self.what_speaks() };
+        match (other, status.code()) {
+            (Some(other), _) => anyhow!("{name} is not the address of leadfold's gRPC: {other}"),
+            (None, Code::Cancelled | Code::DeadlineExceeded) => anyhow!("cannot reach {name}: no answer within {} s", PATIENCE.as_secs()),
+            (None, Code::Unimplemented) => anyhow!("{name} is not a leadfold of this version ({})", message(status)),
+            (None, _) if is_of_the_transport => match trouble::trouble(status) {
+                Trouble::Other(why) => anyhow!("cannot reach {name}: {why}"),
+                Trouble::Refused | Trouble::Tls(_) => anyhow!("cannot reach {name}"),
+            },
+            (None, _) => anyhow!("{name}: {}", message(status)),
+        }
+    }
+
+    fn what_speaks(&self) -> Option<String> {
+        trouble::what_speaks(&self.url, self.ca_file.as_deref())
     }
 
     /// The same, of a call that names a lead.
@@ -141,22 +171,17 @@ impl Server {
 fn tls(access: &AccessArgs) -> anyhow::Result<ClientTlsConfig> {
     let read = |flag: &str, file: &Path| files::read(file).with_context(|| flag.to_owned());
     let config = match &access.ca_file {
-        Some(file) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca-file", file)?)),
+        Some(file) => {
+            // tonic takes a file without any certificate, and trusts nobody.
+            trouble::trusting(Some(file))?;
+            ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read("--ca-file", file)?))
+        }
         None => ClientTlsConfig::new().with_webpki_roots(),
     };
     Ok(match (&access.client_cert, &access.client_key) {
         (Some(cert), Some(key)) => config.identity(Identity::from_pem(read("--client-cert", cert)?, read("--client-key", key)?)),
         _ => config,
     })
-}
-
-/// What is at the bottom of a failure.
-fn root(status: &Status) -> String {
-    let mut error: &dyn std::error::Error = status;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    super::text::plain(&error.to_string())
 }
 
 fn message(status: &Status) -> String {

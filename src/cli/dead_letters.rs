@@ -1,17 +1,20 @@
 //! `leadfold dead-letters`: what was refused is listed, tried again, or dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write, stdin, stdout};
 
 use anyhow::{anyhow, bail};
 use chrono::Utc;
 
 use super::connect::Server;
-use super::json::Json;
+use super::json::{self, Json};
+use super::list::tell_of_more;
 use super::text;
 use crate::api::{DeadLetter, DropDeadLettersRequest, ListDeadLettersRequest, RetryDeadLettersRequest};
 use crate::config::{DeadLettersCommand, DeadLettersDropArgs, DeadLettersListArgs, DeadLettersRetryArgs};
 
+/// Letters that people are shown unless they ask for more.
+const SHOWN: u32 = 20;
 /// Letters of one call: of those that are tried again each may take as long as an event.
 const PAGE: usize = 200;
 const RETRIED_AT_ONCE: usize = 20;
@@ -42,13 +45,15 @@ async fn letters(server: &Server, limit: usize, include_payloads: bool) -> anyho
 
 async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
     let server = Server::new(&args.client)?;
-    let (letters, more) = letters(&server, usize::try_from(args.limit)?, args.payloads).await?;
+    let limit = args.limit.unwrap_or(if args.client.json { u32::MAX } else { SHOWN });
+    let (letters, more) = letters(&server, usize::try_from(limit)?, args.payloads).await?;
     let mut out = stdout().lock();
     if args.client.json {
         let json = Json::new()?;
         for letter in &letters {
             writeln!(out, "{}", json.line("DeadLetter", letter)?)?;
         }
+        tell_of_more(limit, more);
         return Ok(());
     }
     if letters.is_empty() {
@@ -71,9 +76,7 @@ async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
             writeln!(out, "\n{}: {}", letter.dead_letter_id, text::plain(&letter.payload))?;
         }
     }
-    if more {
-        writeln!(out, "there are more: see --limit")?;
-    }
+    tell_of_more(limit, more);
     Ok(())
 }
 
@@ -122,6 +125,7 @@ async fn drop_letters(args: DeadLettersDropArgs) -> anyhow::Result<()> {
     if !args.yes && !confirmed(ids.len())? {
         bail!("nothing was dropped");
     }
+    let asked = ids.iter().collect::<BTreeSet<_>>().len() as u64;
     let mut client = server.dead_letters();
     let mut dropped = 0;
     for ids in ids.chunks(PAGE) {
@@ -129,12 +133,14 @@ async fn drop_letters(args: DeadLettersDropArgs) -> anyhow::Result<()> {
         dropped += client.drop_dead_letters(request).await.map_err(|status| server.explain(&status))?.into_inner().dropped_count;
     }
     let done = if args.client.json {
-        serde_json::json!({ "dropped": dropped }).to_string()
+        json::escaped(&serde_json::json!({ "dropped": dropped }).to_string())
     } else {
         format!("dropped {}", text::count(dropped, "dead letter"))
     };
-    writeln!(stdout(), "{done}")?;
-    Ok(())
+    // Of letters that were named, each that is not there is a mistake; of all of them, others may have been first.
+    let missing = if args.all { 0 } else { asked.saturating_sub(dropped) };
+    let ended = if missing == 0 { Ok(()) } else { Err(anyhow!("{} not there", text::count(missing, "dead letter was"))) };
+    super::report(ended, || Ok(writeln!(stdout(), "{done}")?))
 }
 
 /// The ids of all letters, the oldest first.

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write, stdin, stdout};
 use anyhow::bail;
 
 use super::connect::Server;
+use super::json;
 use super::text;
 use crate::api::DeleteLeadRequest;
 use crate::config::DeleteArgs;
@@ -17,7 +18,8 @@ pub(super) async fn run(args: DeleteArgs) -> anyhow::Result<()> {
     }
     let request = DeleteLeadRequest { lead_id: args.lead_id.clone() };
     server.client().delete_lead(request).await.map_err(|status| server.explain_lead(&status, &args.lead_id))?;
-    let done = if args.client.json { serde_json::json!({ "deleted": args.lead_id }).to_string() } else { format!("deleted {lead_id}") };
+    let deleted = serde_json::json!({ "deleted": args.lead_id }).to_string();
+    let done = if args.client.json { json::escaped(&deleted) } else { format!("deleted {lead_id}") };
     writeln!(stdout(), "{done}")?;
     Ok(())
 }

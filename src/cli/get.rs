@@ -125,7 +125,8 @@ fn section<const N: usize>(
     rows: impl ExactSizeIterator<Item = [Told; N]>,
 ) -> anyhow::Result<()> {
     if rows.len() > 0 {
-        writeln!(out, "\n{}\n{}", style(title).bold(), text::table(header, rows).trim_fmt())?;
+        writeln!(out, "\n{}", style(title).bold())?;
+        text::write_table(out, header, rows)?;
     }
     Ok(())
 }

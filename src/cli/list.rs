@@ -1,6 +1,6 @@
 //! `leadfold list`: a workspace, latest activity first.
 
-use std::io::{Write, stdout};
+use std::io::{Write, stderr, stdout};
 
 use chrono::Utc;
 
@@ -10,6 +10,8 @@ use super::text::{self, Told};
 use crate::api::{Lead, ListLeadsRequest};
 use crate::config::ListArgs;
 
+/// Leads that people are shown unless they ask for more.
+const SHOWN: u32 = 20;
 /// Leads of one page: they may be large.
 const PAGE: u32 = 100;
 
@@ -19,7 +21,8 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
     let mut out = stdout().lock();
     let json = Json::new()?;
     let mut leads: Vec<Lead> = Vec::new();
-    let (mut left, mut page_token) = (args.limit, String::new());
+    let limit = args.limit.unwrap_or(if args.client.json { u32::MAX } else { SHOWN });
+    let (mut left, mut page_token) = (limit, String::new());
     while left > 0 {
         let page_size = i32::try_from(left.min(PAGE))?;
         let request = ListLeadsRequest { workspace_id: args.workspace_id.clone(), page_size, page_token, ..ListLeadsRequest::default() };
@@ -38,6 +41,8 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
         }
     }
     if args.client.json {
+        out.flush()?;
+        tell_of_more(limit, !page_token.is_empty());
         return Ok(());
     }
     if leads.is_empty() {
@@ -62,9 +67,14 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
         ]
     });
     let header = ["lead", "name", "latest", "messages", "documents", "what"];
-    writeln!(out, "{}", text::table(header, rows).trim_fmt())?;
-    if left == 0 && !page_token.is_empty() {
-        writeln!(out, "there are more: see --limit")?;
-    }
+    text::write_table(&mut out, header, rows)?;
+    tell_of_more(limit, !page_token.is_empty());
     Ok(())
+}
+
+/// Says that not everything was printed; on stderr, so that it is taken for none of it.
+pub(super) fn tell_of_more(limit: u32, is_more: bool) {
+    if is_more {
+        let _ = writeln!(stderr(), "these are {limit}, and there are more: see --limit");
+    }
 }

@@ -1,7 +1,7 @@
 //! The commands that talk to a server, or send it events: text for people, JSON for programs.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileTypeExt as _;
 
@@ -26,7 +26,22 @@ mod sender;
 mod simulate;
 mod text;
 mod traffic;
+mod trouble;
 mod watch;
+
+pub use text::plain_lines;
+
+/// Colours for terminals that can show them, and for people who want them: `NO_COLOR` and `TERM` that are set but empty are as good
+/// as not set, which the libraries see otherwise.
+pub fn choose_colours() {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let is = |name: &str, value: &str| set(name).is_some_and(|set| set == value);
+    let forced = set("CLICOLOR_FORCE").is_some() && !is("CLICOLOR_FORCE", "0");
+    let wanted = set("NO_COLOR").is_none() && !is("CLICOLOR", "0") && set("TERM").is_some() && !is("TERM", "dumb");
+    let wanted = |is_terminal: bool| wanted && is_terminal || forced && set("NO_COLOR").is_none();
+    console::set_colors_enabled(wanted(io::stdout().is_terminal()));
+    console::set_colors_enabled_stderr(wanted(io::stderr().is_terminal()));
+}
 
 /// Runs one.
 ///

@@ -20,7 +20,12 @@ pub(super) fn is_final(status: &Status) -> bool {
         status.code(),
         Code::InvalidArgument | Code::NotFound | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
     );
-    cannot_change && status.get_details_error_info().is_some_and(|info| info.domain == SERVER_DOMAIN)
+    cannot_change && is_of_the_server(status)
+}
+
+/// Whether these are the server's own words, and not those of a proxy or of the library here.
+pub(super) fn is_of_the_server(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.domain == SERVER_DOMAIN)
 }
 
 /// Waits that grow from failure to failure and differ between clients.

@@ -1,5 +1,6 @@
 //! Events on their way to a webhook: sent again until somebody answers for them.
 
+use std::io::{Write as _, stderr};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -11,11 +12,11 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use tokio::time::{sleep, timeout};
 
+use super::text;
+use super::trouble::{self, Trouble};
 use crate::auth::files;
 use crate::config::{Secret, WebhookArgs, webhook_secret_of_the_environment};
 use crate::webhook::signature::{Key, SECRET_PREFIX};
@@ -69,6 +70,15 @@ struct NotYet {
 impl Sender {
     /// To the webhook of these arguments, over at most so many connections.
     pub(super) fn new(args: &WebhookArgs, connections: usize) -> anyhow::Result<Self> {
+        Self::with_proof(args, connections, proof(args)?)
+    }
+
+    /// The same, to a webhook that asks for no secret, whatever there is in the environment.
+    pub(super) fn without_secret(args: &WebhookArgs, connections: usize) -> anyhow::Result<Self> {
+        Self::with_proof(args, connections, None)
+    }
+
+    fn with_proof(args: &WebhookArgs, connections: usize, proof: Option<Proof>) -> anyhow::Result<Self> {
         let url: Uri = args.webhook_url.trim_end_matches('/').parse().map_err(|_| not_an_address(&args.webhook_url))?;
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
             return Err(not_an_address(&args.webhook_url));
@@ -76,10 +86,10 @@ impl Sender {
         if url.path() == "/" {
             bail!("--webhook-url {} names no path: the server takes events at {url}webhooks/omniai", args.webhook_url);
         }
-        let connector = match &args.ca_file {
-            None => HttpsConnectorBuilder::new().with_webpki_roots(),
-            Some(file) => HttpsConnectorBuilder::new().with_tls_config(trusting(file)?),
-        };
+        let connector = HttpsConnectorBuilder::new().with_tls_config(trouble::trusting(args.ca_file.as_deref())?);
+        if matches!(proof, Some(Proof::Said(..))) && url.scheme_str() == Some("http") && !trouble::is_loopback(&url) {
+            let _ = writeln!(stderr(), "warning: the secret goes to {url} unencrypted, for all on the way to read: use https://");
+        }
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -89,7 +99,7 @@ impl Sender {
             .pool_max_idle_per_host(connections)
             .build(connector.https_or_http().enable_http1().wrap_connector(http));
         let give_up = Duration::from_secs(args.give_up_seconds);
-        Ok(Self { client, url, proof: proof(args)?, give_up, last_success: Mutex::new(Instant::now()) })
+        Ok(Self { client, url, proof, give_up, last_success: Mutex::new(Instant::now()) })
     }
 
     /// The address that events go to.
@@ -152,17 +162,20 @@ impl Sender {
         let request = request.body(Full::new(event.clone())).context("a request")?;
         let not_yet = |why: String, asked| Ok(Err(NotYet { why, asked }));
         let answer = timeout(PATIENCE, async {
-            let response = self.client.request(request).await.map_err(|error| innermost(&error))?;
+            let response = self.client.request(request).await.map_err(|error| trouble::trouble(&error))?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| error.to_string())?;
-            Ok::<_, String>((head, body.to_bytes()))
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| Trouble::Other(error.to_string()))?;
+            Ok::<_, Trouble>((head, body.to_bytes()))
         });
         let (head, body) = match answer.await {
             Err(_) => return not_yet(format!("no answer within {} s", PATIENCE.as_secs()), None),
-            Ok(Err(why)) => return not_yet(why, None),
+            Ok(Err(Trouble::Refused)) => return not_yet("connection refused".to_owned(), None),
+            Ok(Err(Trouble::Other(why))) => return not_yet(why, None),
+            Ok(Err(Trouble::Tls(advice))) => bail!("cannot reach {}: {advice}", self.url),
             Ok(Ok(answer)) => answer,
         };
         let told: Told = serde_json::from_slice(&body).unwrap_or_default();
+        let is_told = told.error.is_some();
         let error = told.error.unwrap_or_else(|| format!("answered {}", head.status));
         match head.status {
             StatusCode::OK => match told.status.as_deref() {
@@ -175,12 +188,21 @@ impl Sender {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 bail!("{} does not let us in ({error}): give its secret with --webhook-secret-file", self.url)
             }
-            StatusCode::NOT_FOUND => bail!("{url}: {error}: is this the webhook's address? give it with --webhook-url"),
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => not_yet(error, asked(&head.headers)),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => not_yet(error, asked(&head.headers)),
+            StatusCode::NOT_IMPLEMENTED | StatusCode::HTTP_VERSION_NOT_SUPPORTED => Err(self.elsewhere(&error)),
             status if status.is_server_error() => not_yet(error, asked(&head.headers)),
-            status if status.is_client_error() => Ok(Ok(Err(Refused { error, field: told.field }))),
-            status => bail!("{url} answers {status}: is this the webhook's address? give it with --webhook-url"),
+            // A proxy may have a limit of its own.
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Ok(Err(Refused { error, field: told.field }))),
+            StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY if is_told => {
+                Ok(Ok(Err(Refused { error, field: told.field })))
+            }
+            _ => Err(self.elsewhere(&error)),
         }
+    }
+
+    /// What answers is no webhook of leadfold: every event would be answered like this.
+    fn elsewhere(&self, error: &str) -> anyhow::Error {
+        anyhow!("{} is not the address of leadfold's webhook ({}): give it with --webhook-url", self.url, text::plain(error))
     }
 }
 
@@ -193,34 +215,18 @@ struct Told {
     field: Option<String>,
 }
 
+/// How long a server asks to wait: in seconds, or until a time.
 fn asked(headers: &http::HeaderMap) -> Option<Duration> {
-    headers.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
-}
-
-/// The cause of the cause: "connection refused" rather than "client error".
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
+    let asked = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
     }
-    innermost.to_string()
+    let until = chrono::DateTime::parse_from_rfc2822(asked).ok()?;
+    (until.to_utc() - chrono::Utc::now()).to_std().ok()
 }
 
 fn not_an_address(url: &str) -> anyhow::Error {
     anyhow!("--webhook-url {url:?} is not an address: write it as http://HOST:PORT/webhooks/omniai")
-}
-
-fn trusting(file: &std::path::Path) -> anyhow::Result<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    let pem = files::read(file).context("--ca-file")?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.with_context(|| format!("--ca-file {}", file.display()))?;
-        roots.add(certificate).with_context(|| format!("--ca-file {}", file.display()))?;
-    }
-    if roots.is_empty() {
-        bail!("--ca-file {} has no certificate: give a PEM file", file.display());
-    }
-    Ok(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 fn proof(args: &WebhookArgs) -> anyhow::Result<Option<Proof>> {
@@ -244,4 +250,23 @@ fn proof(args: &WebhookArgs) -> anyhow::Result<Option<Proof>> {
     let mut value = HeaderValue::from_str(line).map_err(|_| anyhow!("{origin}: the secret has characters that no header can have"))?;
     value.set_sensitive(true);
     Ok(Some(Proof::Said(name, value)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_may_be_a_time() {
+        let asked = |value: &str| {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, value.parse().expect("a value"));
+            asked(&headers)
+        };
+        assert_eq!(asked(" 7 "), Some(Duration::from_secs(7)));
+        let soon = chrono::Utc::now() + chrono::TimeDelta::seconds(30);
+        let wait = asked(&soon.format("%a, %d %b %Y %H:%M:%S GMT").to_string()).expect("a time");
+        assert!((28..=30).contains(&wait.as_secs()), "{wait:?}");
+        assert_eq!((asked("Sun, 06 Nov 1994 08:49:37 GMT"), asked("soon")), (None, None));
+    }
 }

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
+use super::json;
 use super::progress::Progress;
 use super::sender::Sender;
 use super::text;
@@ -69,7 +70,7 @@ fn report(totals: &Totals, seed: u64, took: Duration, as_json: bool) -> anyhow::
         let mut report = serde_json::to_value(totals)?;
         report["seed"] = json!(seed);
         report["seconds"] = json!(seconds);
-        writeln!(out, "{report}")?;
+        writeln!(out, "{}", json::escaped(&report.to_string()))?;
         return Ok(());
     }
     let Totals { events, repeated, late, applied, duplicate, queued, ignored, refused, ledger, .. } = totals;

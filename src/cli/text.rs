@@ -1,23 +1,44 @@
 //! How things are told to people.
 
+use std::io::{self, Write};
+
 use chrono::{DateTime, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
-use console::style;
+use console::{Term, style};
 use prost_types::Timestamp;
 
 use crate::api::{Activity, Document, Lead};
 
-/// The sender's words are data: what would move the cursor or colour the screen is shown as an escape.
+/// Whether a character would move the cursor, reorder the line, or not be seen at all.
+pub(super) fn is_unprintable(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            // Soft hyphen, Arabic letter mark, Mongolian vowel separator.
+            '\u{ad}' | '\u{61c}' | '\u{180e}'
+                // No width; directions; separators of lines and paragraphs; what joins words.
+                | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+                // Fillers of Hangul, the byte order mark, annotations, tags.
+                | '\u{115f}' | '\u{1160}' | '\u{3164}' | '\u{ffa0}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
+}
+
+/// The sender's words are data: what would not be printed is shown as an escape.
 pub(super) fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
-        if character.is_control() || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if is_unprintable(character) {
             plain.extend(character.escape_default());
         } else {
             plain.push(character);
         }
     }
     plain
+}
+
+/// The same of a text of several lines.
+pub fn plain_lines(text: &str) -> String {
+    text.split('\n').map(plain).collect::<Vec<_>>().join("\n")
 }
 
 fn utc(time: &Timestamp) -> Option<DateTime<Utc>> {
@@ -135,6 +156,22 @@ impl From<String> for Told {
     }
 }
 
+/// Writes a table with a row for each line. On a terminal, what does not fit is cut at its edge: a row that goes on in the next line
+/// cannot be read, and an id that does cannot be copied.
+pub(super) fn write_table<const N: usize, T: Into<Told>>(
+    out: &mut impl Write,
+    header: [&str; N],
+    rows: impl IntoIterator<Item = [T; N]>,
+) -> io::Result<()> {
+    let mut table = table(header, rows);
+    table.set_content_arrangement(ContentArrangement::Disabled);
+    let columns = Term::stdout().size_checked().map_or(usize::MAX, |(_, columns)| usize::from(columns));
+    for line in table.lines() {
+        writeln!(out, "{}", console::truncate_str(line.trim_end(), columns, "…"))?;
+    }
+    Ok(())
+}
+
 /// A table without lines, fitted to the terminal; where there is none, as wide as its contents.
 pub(super) fn table<const N: usize, T: Into<Told>>(header: [&str; N], rows: impl IntoIterator<Item = [T; N]>) -> Table {
     let mut table = Table::new();
@@ -154,6 +191,7 @@ mod tests {
     #[test]
     fn what_would_move_the_cursor_is_shown() {
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d é"), "a\\u{1b}[2Jb\\nc\\u{202e}d é");
+        assert_eq!(plain("\u{200b}\u{9b}\u{7f}\u{feff}\u{e0041}"), "\\u{200b}\\u{9b}\\u{7f}\\u{feff}\\u{e0041}");
     }
 
     #[test]

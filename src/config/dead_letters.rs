@@ -19,9 +19,9 @@ pub enum DeadLettersCommand {
 /// `leadfold dead-letters list`.
 #[derive(Clone, Debug, Args)]
 pub struct DeadLettersListArgs {
-    /// Dead letters to print at most
-    #[arg(long, env = "LEADFOLD_LIMIT", value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
-    pub limit: u32,
+    /// Dead letters to print at most [default: 20, with --json all]
+    #[arg(long, env = "LEADFOLD_LIMIT", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: Option<u32>,
     /// Print what is kept of each as well [default: false]
     #[arg(long, env = "LEADFOLD_PAYLOADS", value_parser = BoolishValueParser::new())]
     pub payloads: bool,
@@ -37,7 +37,7 @@ pub struct DeadLettersRetryArgs {
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<String>,
     /// Try all of them, the oldest first [default: false]
-    #[arg(long, env = "LEADFOLD_ALL", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     pub all: bool,
     /// The server, and how to print.
     #[command(flatten)]
@@ -51,10 +51,10 @@ pub struct DeadLettersDropArgs {
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub ids: Vec<String>,
     /// Drop all of them [default: false]
-    #[arg(long, env = "LEADFOLD_ALL", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     pub all: bool,
     /// Do not ask [default: false]
-    #[arg(long, env = "LEADFOLD_YES", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     pub yes: bool,
     /// The server, and how to print.
     #[command(flatten)]

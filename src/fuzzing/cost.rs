@@ -17,7 +17,13 @@ const MEBIBYTE: usize = 1 << 20;
 /// What it may cost in a program that is built for release.
 const MOST: Duration = Duration::from_millis(250);
 /// How much slower this build may be: it is neither optimised nor free of checks, or counts what the fuzzer has covered.
-const SLOWER: u32 = if cfg!(fuzzing) { 4 } else if cfg!(debug_assertions) { 8 } else { 1 };
+const SLOWER: u32 = if cfg!(fuzzing) {
+    4
+} else if cfg!(debug_assertions) {
+    8
+} else {
+    1
+};
 
 /// Takes a number that chooses a shape, and its length. The rest is put into the filled body, wherever that may be.
 pub fn cost(data: &[u8]) {

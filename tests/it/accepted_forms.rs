@@ -63,7 +63,9 @@ fn filled(body: &str, place: &str, filling: &[u8]) -> Vec<u8> {
 fn event(field: &str, lead_id: &str, document_id: &str) -> Value {
     match field.split(['.', '[']).next().expect("a name") {
         "document" => document_received(lead_id, document_id),
-        "leadId" | "documentId" | "externalId" | "externalLeadId" | "status" | "summary" | "type" => document_extracted(lead_id, document_id),
+        "leadId" | "documentId" | "externalId" | "externalLeadId" | "status" | "summary" | "type" => {
+            document_extracted(lead_id, document_id)
+        }
         "data" => {
             let mut event = lead_updated(lead_id);
             event["workspaceId"] = json!(WORKSPACE);

@@ -1,6 +1,7 @@
 //! An action log of the platform's REST export, as the webhook event that it was or would have been.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::event::{Refusal, Text};
 
@@ -31,6 +32,20 @@ struct Log<'a> {
     created_at: Option<Text<'a>>,
 }
 
+/// Whether a record is an action log rather than a webhook event: it names no event. `alone`: no array of such things is around it,
+/// so it has to have what every action log has.
+pub(super) fn is_action_log(record: &[u8], alone: bool) -> bool {
+    #[derive(Deserialize)]
+    struct Fields {
+        event: Option<IgnoredAny>,
+        #[serde(rename = "type")]
+        kind: Option<IgnoredAny>,
+        status: Option<IgnoredAny>,
+    }
+    let fields: Option<Fields> = record.trim_ascii_start().starts_with(b"{").then(|| serde_json::from_slice(record).ok()).flatten();
+    fields.is_some_and(|fields| fields.event.is_none() && (!alone || fields.kind.is_some() && fields.status.is_some()))
+}
+
 /// Makes the event.
 pub(super) fn event(log: &[u8], owner: &Owner) -> Result<Made, Refusal> {
     let text = std::str::from_utf8(log).map_err(|error| Refusal::body(format!("not UTF-8: bad byte at offset {}", error.valid_up_to())))?;
@@ -45,6 +60,10 @@ pub(super) fn event(log: &[u8], owner: &Owner) -> Result<Made, Refusal> {
         Some("COMPLETED") => "action_log.completed",
         Some("FAILED") => "action_log.failed",
         Some("") | None => return Err(Refusal::field("status", "required: a non-empty string")),
+        // Passing it over would lose it.
+        Some(other) if ["COMPLETED", "FAILED"].iter().any(|status| status.eq_ignore_ascii_case(other)) => {
+            return Err(Refusal::field("status", "not in capitals, as the platform writes it: is this its export?"));
+        }
         Some(other) => return Ok(Made::Unfinished(other.to_owned())),
     };
     let mut made = format!("{{\"event\":\"{event}\",\"workspaceId\":{}", quoted(&owner.workspace_id));
@@ -72,7 +91,7 @@ fn quoted(text: &str) -> String {
 
 /// Whether the log itself, and nothing within it, says `"leadId": null`: a second one cannot stand beside it.
 fn has_null_lead(text: &str) -> bool {
-    let fields: Result<std::collections::HashMap<String, serde::de::IgnoredAny>, _> = serde_json::from_str(text);
+    let fields: Result<std::collections::HashMap<String, IgnoredAny>, _> = serde_json::from_str(text);
     fields.is_ok_and(|fields| fields.contains_key("leadId"))
 }
 
@@ -113,6 +132,7 @@ mod tests {
             ("{}", "status: required: a non-empty string"),
             (r#"{"status":"COMPLETED""#, "EOF while parsing an object at line 1 column 21"),
             (r#"{"status":7}"#, "status, leadId or createdAt is no string"),
+            (r#"{"status":"completed"}"#, "status: not in capitals, as the platform writes it: is this its export?"),
             (r#"{"status":"COMPLETED","leadId":"other"}"#, "leadId: is another lead than l\"1"),
             (r#"{"status":"COMPLETED","leadId":null}"#, "leadId: is null: leave it out, or name the lead"),
         ] {

@@ -2,9 +2,11 @@
 //! changes nothing, an import can be repeated and resumed at will.
 
 mod export;
+mod input;
 mod position;
 mod reader;
 mod records;
+mod scan;
 mod summary;
 
 use std::collections::HashMap;
@@ -34,9 +36,11 @@ const READ_AHEAD: usize = 1024;
 
 pub(super) async fn run(args: ImportArgs) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    // Of a terminal that is closed.
+    let mut hangup = signal(SignalKind::hangup())?;
     let total = reader::total_bytes(&args.files)?;
-    if args.files.iter().filter(|file| reader::is_stdin(file)).count() > 1 {
-        bail!("- is named twice: stdin can be read once");
+    if args.files.iter().filter(|file| input::is_stdin(file)).count() > 1 {
+        bail!("stdin is named twice: it can be read once");
     }
     let (resume, start) = match &args.resume_file {
         Some(path) => ResumeFile::open(path, &args.files).map(|(file, start)| (Some(file), start))?,
@@ -44,7 +48,13 @@ pub(super) async fn run(args: ImportArgs) -> anyhow::Result<()> {
     };
     let sender = if args.dry_run { None } else { Some(Sender::new(&args.webhook, args.concurrency as usize)?) };
     let (pieces, read) = mpsc::channel(READ_AHEAD);
-    let plan = Plan { files: args.files.clone(), start, lead_id: args.lead_id.clone(), workspace_id: args.workspace_id.clone() };
+    let plan = Plan {
+        files: args.files.clone(),
+        start,
+        lead_id: args.lead_id.clone(),
+        workspace_id: args.workspace_id.clone(),
+        dry_run: args.dry_run,
+    };
     reader::read(plan, pieces);
 
     let began = Instant::now();
@@ -57,13 +67,22 @@ pub(super) async fn run(args: ImportArgs) -> anyhow::Result<()> {
         progress: Progress::new(total),
         summary: Summary::new(args.dry_run),
         orders: HashMap::new(),
+        refusals: Refusals::default(),
+        problem: None,
+        notes: Vec::new(),
     };
     let ended = tokio::select! {
         ended = import.work(sender.map(Arc::new), read) => ended,
         _ = terminate.recv() => Err(anyhow!("interrupted")),
         _ = interrupt.recv() => Err(anyhow!("interrupted")),
+        _ = hangup.recv() => Err(anyhow!("interrupted")),
     };
     import.progress.finish();
+    import.end_of_refusals();
+    for note in &import.notes {
+        import.progress.say(note);
+    }
+    let ended = ended.and_then(|()| import.problem.take().map_or(Ok(()), |problem| Err(anyhow!(problem))));
     if import.summary.is_empty() && ended.is_err() {
         // Nothing has begun: there is nothing to sum up, and nowhere to go on from.
         return ended;
@@ -91,7 +110,24 @@ struct Import {
     summary: Summary,
     /// Of events that must keep their order, who is last in the queue.
     orders: HashMap<u64, (u64, oneshot::Receiver<()>)>,
+    refusals: Refusals,
+    /// What ends it when everything that was read is done.
+    problem: Option<String>,
+    /// What is said in the end.
+    notes: Vec<String>,
 }
+
+/// The refusals that were told last: the same words again and again help nobody.
+#[derive(Default)]
+struct Refusals {
+    file: usize,
+    words: String,
+    told: u64,
+    untold: u64,
+}
+
+/// Refusals of one file in the same words that are told one by one.
+const MOST_ALIKE: u64 = 10;
 
 /// An event that was sent, and how it went.
 struct Sent {
@@ -111,7 +147,7 @@ impl Import {
             tokio::select! {
                 piece = read.recv(), if !all_read && under_way.len() < self.concurrency => match piece {
                     None => all_read = true,
-                    Some(piece) => if let Some(event) = self.take(piece)? {
+                    Some(piece) => if let Some(event) = self.take(piece) {
                         match &sender {
                             None => self.would_send(&event),
                             Some(sender) => under_way.push(self.send(Arc::clone(sender), event)),
@@ -126,9 +162,9 @@ impl Import {
     }
 
     /// Sorts out what is not to be sent.
-    fn take(&mut self, piece: Piece) -> anyhow::Result<Option<ToSend>> {
+    fn take(&mut self, piece: Piece) -> Option<ToSend> {
         let place = match piece {
-            Piece::Event(event) => return Ok(Some(*event)),
+            Piece::Event(event) => return Some(*event),
             Piece::Refused(place, refusal) => {
                 self.refuse(place, &refusal.to_string());
                 place
@@ -139,19 +175,38 @@ impl Import {
             }
             Piece::Blank(place) => place,
             Piece::Broken(place, error) => {
-                let file = self.files[place.file].display();
-                // Nothing of it was read: then the command is wrong rather than the file.
-                if place.record == 0 || self.summary.is_empty() && self.files.len() == 1 {
-                    bail!("{file}: {error}");
-                }
-                self.progress.say(&format!("{file}:{}: {error}; the rest of this file is left out", place.line));
-                self.summary.broken_files += 1;
-                return Ok(None);
+                self.break_off(place, &error.to_string());
+                return None;
+            }
+            Piece::Wrong(place, what) => {
+                self.problem = Some(format!("{}: {what}", self.name_of(place.file)));
+                return None;
+            }
+            Piece::Odd(place, what) => {
+                self.notes.push(format!("{}: {what}", self.name_of(place.file)));
+                return None;
             }
         };
         let number = self.position.begin(place);
         self.position.end(number);
-        Ok(None)
+        None
+    }
+
+    /// A file cannot be read to its end. What was read of it, and of others, is sent all the same.
+    fn break_off(&mut self, place: Place, why: &str) {
+        let file = self.name_of(place.file);
+        if self.files.len() == 1 && place.record <= 1 {
+            self.problem = Some(format!("{file}: {why}"));
+        } else if place.record <= 1 {
+            self.progress.say(&format!("{file}: {why}; this file is left out"));
+        } else {
+            self.progress.say(&format!("{file}:{}: {why}; all whole records before are taken", place.line));
+        }
+        self.summary.broken_files += 1;
+    }
+
+    fn name_of(&self, file: usize) -> String {
+        text::plain(&self.files[file].display().to_string())
     }
 
     fn would_send(&mut self, event: &ToSend) {
@@ -195,8 +250,26 @@ impl Import {
     }
 
     fn refuse(&mut self, place: Place, what: &str) {
-        self.progress.say(&format!("{}:{}: {}", self.files[place.file].display(), place.line, text::plain(what)));
         self.summary.refused += 1;
+        if self.refusals.file != place.file || self.refusals.words != what {
+            self.end_of_refusals();
+            self.refusals = Refusals { file: place.file, words: what.to_owned(), ..Refusals::default() };
+        }
+        if self.refusals.told == MOST_ALIKE {
+            self.refusals.untold += 1;
+            return;
+        }
+        self.refusals.told += 1;
+        self.progress.say(&format!("{}:{}: {}", self.name_of(place.file), place.line, text::plain(what)));
+    }
+
+    /// Says how many refusals were not told.
+    fn end_of_refusals(&mut self) {
+        let untold = std::mem::take(&mut self.refusals.untold);
+        if untold > 0 {
+            let records = text::count(untold, "more record");
+            self.progress.say(&format!("{}: {records}: {}", self.name_of(self.refusals.file), text::plain(&self.refusals.words)));
+        }
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
@@ -208,13 +281,13 @@ impl Import {
     /// Where it stopped, and how to go on.
     fn stopped(&self) -> anyhow::Result<String> {
         let done = self.position.done();
-        let file = self.files[done.file].display();
+        let file = self.name_of(done.file);
         let place = format!("stopped after record {} of {file}", done.record);
         if let Some(resume) = &self.resume {
             resume.save(&self.files, done)?;
             return Ok(format!("{place}: to go on from there, give the same command again"));
         }
-        let rest: Vec<_> = self.files[done.file..].iter().map(|file| file.display().to_string()).collect();
+        let rest: Vec<_> = (done.file..self.files.len()).map(|file| self.name_of(file)).collect();
         let rest = if rest.len() < 6 { rest.join(" ") } else { format!("{} and the files after it", rest[0]) };
         Ok(format!("{place}: to go on from there, give the same options, --skip {} and {rest}", done.record))
     }

@@ -1,7 +1,7 @@
 //! How far an import has come: everything up to here is done, whatever order it was done in.
 
 use std::collections::VecDeque;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -48,6 +48,9 @@ impl Position {
     }
 }
 
+/// The largest file that is read: the path of an input, and a number.
+const MAX_BYTES: u64 = 64 << 10;
+
 /// The file that keeps it.
 #[derive(Debug)]
 pub(super) struct ResumeFile(PathBuf);
@@ -63,9 +66,9 @@ impl ResumeFile {
     /// no such file yet.
     pub(super) fn open(path: &Path, files: &[PathBuf]) -> anyhow::Result<(Self, (usize, u64))> {
         let resume = Self(path.to_owned());
-        let text = match std::fs::read(path) {
+        let text = match read(path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // What cannot be written is better known now than in an hour.
                 resume.save(files, Place::default())?;
                 return Ok((resume, (0, 0)));
@@ -104,6 +107,18 @@ impl ResumeFile {
     pub(super) fn remove(&self) {
         let _ = std::fs::remove_file(&self.0);
     }
+}
+
+/// Reads one that was written before. What is no plain file is not touched: a device may have no end, and a pipe no beginning.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("is no plain file: name another"));
+    }
+    if metadata.len() > MAX_BYTES {
+        return Err(io::Error::other("is too large to be one that leadfold wrote: name another"));
+    }
+    std::fs::read(path)
 }
 
 #[cfg(test)]

@@ -3,27 +3,27 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, bail};
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::export::{self, Made, Owner};
-use super::records::{Form, MAX_RECORD_BYTES, Record, Records};
+use super::input::{Input, is_stdin};
+use super::records::{MAX_RECORD_BYTES, Record, Records};
 use crate::event::{self, Event, Refusal};
 use crate::fold::{self, Folded, Receipt};
 use crate::time::Timestamp;
 
 /// Bytes of events that are read ahead at most.
 const READ_AHEAD: usize = 32 << 20;
-/// Bytes that are read from a file at once.
-const BUFFER: usize = 64 << 10;
+/// The largest body that a server takes unless it is told otherwise.
+const MAX_BODY_BYTES: usize = 1 << 20;
 
 /// What is to be read, and how.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) start: (usize, u64),
     pub(super) lead_id: Option<String>,
     pub(super) workspace_id: Option<String>,
+    /// Nothing is sent: what a server would find too large is refused here.
+    pub(super) dry_run: bool,
 }
 
 /// Where something stands.
@@ -59,6 +61,24 @@ pub(super) enum Piece {
     Blank(Place),
     /// A file cannot be read on from here.
     Broken(Place, io::Error),
+    /// The command is wrong: nothing more is read.
+    Wrong(Place, String),
+    /// All of a file was read, but for something that is to be said.
+    Odd(Place, &'static str),
+}
+
+/// Why reading ends.
+enum Stop {
+    Broken(io::Error),
+    Wrong(String),
+    /// Nobody wants any more.
+    Unwanted,
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
 }
 
 /// An event to be sent.
@@ -75,7 +95,8 @@ pub(super) struct ToSend {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// Checks that every file is there, and counts their bytes; `None` if that is not known.
+/// Checks that every file is there, and counts their bytes; `None` if that is not known. What is no plain file is not opened: a
+/// pipe has a beginning only once.
 pub(super) fn total_bytes(files: &[PathBuf]) -> anyhow::Result<Option<u64>> {
     let mut total = Some(0);
     for file in files {
@@ -83,17 +104,17 @@ pub(super) fn total_bytes(files: &[PathBuf]) -> anyhow::Result<Option<u64>> {
             total = None;
             continue;
         }
-        let metadata = File::open(file).and_then(|file| file.metadata()).with_context(|| format!("cannot read {}", file.display()))?;
+        let cannot_read = || format!("cannot read {}", file.display());
+        let metadata = std::fs::metadata(file).with_context(cannot_read)?;
         if metadata.is_dir() {
             bail!("{} is a directory: name the files in it", file.display());
+        }
+        if metadata.is_file() {
+            File::open(file).with_context(cannot_read)?;
         }
         total = total.filter(|_| metadata.is_file()).map(|total: u64| total + metadata.len());
     }
     Ok(total)
-}
-
-pub(super) fn is_stdin(file: &Path) -> bool {
-    file == Path::new("-")
 }
 
 /// Reads everything, until nobody wants any more.
@@ -116,24 +137,20 @@ pub(super) fn read(plan: Plan, pieces: mpsc::Sender<Piece>) {
                 runtime: &runtime,
             };
             let skip = if file == first { skip } else { 0 };
-            if let Err(error) = reader.read(path, skip)
-                && pieces.blocking_send(Piece::Broken(reader.place, error)).is_err()
-            {
+            let piece = match reader.read(path, skip) {
+                Ok(()) => continue,
+                Err(Stop::Unwanted) => return,
+                Err(Stop::Broken(error)) => Piece::Broken(reader.place, error),
+                Err(Stop::Wrong(what)) => {
+                    let _ = pieces.blocking_send(Piece::Wrong(reader.place, what));
+                    return;
+                }
+            };
+            if pieces.blocking_send(piece).is_err() {
                 return;
             }
         }
     });
-}
-
-/// Counts what passes through.
-struct Counted<R>(R, Arc<AtomicU64>);
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.read(buffer)?;
-        self.1.fetch_add(count as u64, Ordering::Relaxed);
-        Ok(count)
-    }
 }
 
 struct FileReader<'a> {
@@ -146,39 +163,44 @@ struct FileReader<'a> {
 }
 
 impl FileReader<'_> {
-    fn read(&mut self, path: &Path, skip: u64) -> io::Result<()> {
-        let raw: Box<dyn Read> = if is_stdin(path) { Box::new(io::stdin()) } else { Box::new(File::open(path)?) };
-        let counted = Counted(raw, Arc::clone(self.bytes));
-        let is_gzip = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-        // Several gzip files one after the other are one: log rotation appends like this.
-        let input: Box<dyn Read> =
-            if is_gzip { Box::new(MultiGzDecoder::new(BufReader::with_capacity(BUFFER, counted))) } else { Box::new(counted) };
-        let mut records = Records::new(BufReader::with_capacity(BUFFER, input))?;
-        let owner = if records.form() == Form::Array { Some(self.owner(path)?) } else { None };
+    fn read(&mut self, path: &Path, skip: u64) -> Result<(), Stop> {
+        let mut input = Input::open(path, self.bytes)?;
+        let mut records = Records::new(&mut input.text);
+        let mut owner = None;
         loop {
             let record = records.next();
             self.place =
                 Place { record: self.place.record + 1, line: records.line(), bytes: self.bytes.load(Ordering::Relaxed), ..self.place };
-            let Some(record) = record? else {
-                if self.place.record <= skip {
-                    return Err(io::Error::other(format!("has {} records, fewer than the {skip} to pass over", self.place.record - 1)));
-                }
-                return Ok(());
-            };
+            let Some(record) = record? else { break };
             if self.place.record <= skip {
                 continue;
             }
             self.place.line = record.line;
-            let piece = self.piece(record, owner.as_ref());
-            if self.pieces.blocking_send(piece).is_err() {
-                return Ok(());
+            if owner.is_none() && self.is_action_log(&record) {
+                owner = Some(self.owner(path).map_err(Stop::Wrong)?);
             }
+            let piece = self.piece(record, owner.as_ref());
+            self.pieces.blocking_send(piece).map_err(|_| Stop::Unwanted)?;
         }
+        if self.place.record <= skip {
+            let has = self.place.record - 1;
+            return Err(io::Error::other(format!("has {has} records, fewer than the {skip} to pass over")).into());
+        }
+        if input.has_junk() {
+            let what = "all of its gzip data was read, and something else that follows it was left out";
+            self.pieces.blocking_send(Piece::Odd(self.place, what)).map_err(|_| Stop::Unwanted)?;
+        }
+        Ok(())
+    }
+
+    /// Whether it is of a REST export.
+    fn is_action_log(&self, record: &Record) -> bool {
+        export::is_action_log(&record.bytes, !record.is_element)
     }
 
     /// Whose a REST export is.
-    fn owner(&self, path: &Path) -> io::Result<Owner> {
-        let missing = |flag: &str| io::Error::other(format!("is a REST export (a JSON array), which does not say whose: name its {flag}"));
+    fn owner(&self, path: &Path) -> Result<Owner, String> {
+        let missing = |flag: &str| format!("has action logs (the REST export), which do not say whose: give {flag}");
         // What is exported lead by lead is kept lead by lead, in LEAD.json or LEAD.json.gz.
         let name = path.file_name().and_then(|name| name.to_str()?.split('.').next()).filter(|name| uuid::Uuid::try_parse(name).is_ok());
         let lead_id = self.plan.lead_id.clone().or(name.map(str::to_owned)).ok_or_else(|| missing("--lead-id"))?;
@@ -191,6 +213,7 @@ impl FileReader<'_> {
         if record.too_long {
             return Piece::Refused(place, Refusal::body(format!("longer than {MAX_RECORD_BYTES} bytes")));
         }
+        let owner = owner.filter(|_| self.is_action_log(&record));
         let body = match owner {
             None if record.bytes.is_empty() => return Piece::Blank(place),
             None => record.bytes,
@@ -200,6 +223,10 @@ impl FileReader<'_> {
                 Err(refusal) => return Piece::Refused(place, refusal),
             },
         };
+        if self.plan.dry_run && body.len() > MAX_BODY_BYTES {
+            let what = format!("longer than {MAX_BODY_BYTES} bytes, the most that a server takes without --max-body-bytes");
+            return Piece::Refused(place, Refusal::body(what));
+        }
         match self.check(body) {
             Ok(event) => Piece::Event(Box::new(event)),
             Err(refusal) => Piece::Refused(place, refusal),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde_json::json;
 
+use super::super::json;
 use super::super::sender::Fate;
 use super::super::text;
 use super::reader::ToSend;
@@ -82,7 +83,7 @@ impl Summary {
                 "firstTime": self.times.map(|(first, _)| first.to_rfc3339()), "lastTime": self.times.map(|(_, last)| last.to_rfc3339()),
                 "seconds": seconds,
             });
-            writeln!(out, "{summary}")?;
+            writeln!(out, "{}", json::escaped(&summary.to_string()))?;
             return Ok(());
         }
         let mut line = |name: &str, count: u64, note: &str| writeln!(out, "{}", format!("{name:<12}{count:>12}  {note}").trim_end());

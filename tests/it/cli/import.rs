@@ -19,41 +19,41 @@ use crate::support::{Setup, eventually, on_both_stores};
 
 on_both_stores!(events_of_a_file_are_applied_once);
 
-fn import(server: &Server, args: &[&str]) -> Command {
+pub(super) fn import(server: &Server, args: &[&str]) -> Command {
     let mut command = leadfold(&url(server), &[&["import"], args].concat());
     command.env("LEADFOLD_WEBHOOK_URL", format!("http://{}/webhooks/omniai", server.http));
     command
 }
 
-fn run(mut command: Command) -> Output {
+pub(super) fn run(mut command: Command) -> Output {
     command.output().expect("it runs")
 }
 
-fn summary(output: &Output) -> Value {
+pub(super) fn summary(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-fn counts(output: &Output) -> [u64; 4] {
+pub(super) fn counts(output: &Output) -> [u64; 4] {
     let summary = summary(output);
     ["applied", "duplicate", "ignored", "refused"].map(|name| summary[name].as_u64().expect("a number"))
 }
 
-fn stderr(output: &Output) -> String {
+pub(super) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn write(dir: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+pub(super) fn write(dir: &TempDir, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = dir.path().join(name);
     std::fs::write(&path, content).expect("written");
     path
 }
 
-fn text(path: &Path) -> &str {
+pub(super) fn text(path: &Path) -> &str {
     path.to_str().expect("a path")
 }
 
 /// So many messages of ten leads, one a line.
-fn messages(count: usize) -> String {
+pub(super) fn messages(count: usize) -> String {
     let line = |at: usize| {
         let minute = at / 60 % 60;
         format!("{}\n", message(&format!("lead-{}", at % 10), &format!("a{at}"), &format!("2025-11-01T00:{minute:02}:{:02}Z", at % 60)))
@@ -62,7 +62,7 @@ fn messages(count: usize) -> String {
 }
 
 /// Of the ten leads together, as far as they exist.
-async fn message_total(server: &Server) -> u64 {
+pub(super) async fn message_total(server: &Server) -> u64 {
     let lead_ids = (0..10).map(|lead| format!("lead-{lead}")).collect();
     let answer = server.client().batch_get_leads(BatchGetLeadsRequest { lead_ids }).await.expect("an answer").into_inner();
     answer.leads.iter().map(|lead| lead.message_count).sum()
@@ -142,7 +142,7 @@ async fn a_rest_export_is_the_same_history_as_its_webhooks() {
         let answer = server.post(event.to_string()).await;
         assert_eq!(answer.outcome(), "duplicate", "the webhook tells nothing new: {answer:?}");
     }
-    let named = write(&dir, "export.json", "[]");
+    let named = write(&dir, "export.json", "[{}]");
     assert!(complaint("", &["import", text(&named), "--workspace-id", "w"]).contains("--lead-id"));
 }
 

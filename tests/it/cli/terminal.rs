@@ -76,6 +76,26 @@ async fn colour_is_for_terminals_that_want_it() {
     };
     assert!(told(&[]).contains("\\x1b[32mCOMPLETED"));
     assert!(!told(&[("NO_COLOR", "1")]).contains("\\x1b["));
+    assert!(told(&[("NO_COLOR", "")]).contains("\\x1b[32mCOMPLETED"), "set but empty is as good as not set");
+    for terminal in ["", "dumb"] {
+        assert!(!told(&[("TERM", terminal)]).contains("\\x1b["), "{terminal:?}");
+    }
     let piped = leadfold(&url(&server), &["get", &lead_id]).output().expect("it runs");
     assert!(!piped.stdout.contains(&0x1b));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ids_are_never_broken() {
+    let server = Setup::embedded();
+    let lead_id = fresh_id();
+    let mut event = message(&lead_id, "a1", "2025-11-01T00:00:00Z");
+    event["actionLog"]["summary"] = serde_json::json!("a long summary that goes on ".repeat(30));
+    server.apply(&event).await;
+    for args in [&["list", crate::support::events::WORKSPACE][..], &["get", &lead_id]] {
+        let output = on_a_terminal(&url(&server), args, &[("NO_COLOR", "1")]).output().expect("python3");
+        let told = String::from_utf8(output.stdout).expect("text");
+        assert!(told.contains(&lead_id), "{told}");
+        assert!(told.contains("…") || args[0] == "get", "{told}");
+        assert!(args[0] == "get" || told.matches("\\r\\n").count() == 2, "a row for each line: {told}");
+    }
 }

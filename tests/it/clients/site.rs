@@ -75,7 +75,13 @@ impl Site {
         }
         std::fs::write(dir.path().join("ca.pem"), &authority.pem).expect("a file");
         let trusted = reqwest::Certificate::from_pem(authority.pem.as_bytes()).expect("a certificate");
-        let web = reqwest::Client::builder().no_proxy().timeout(PATIENCE).tls_built_in_root_certs(false).add_root_certificate(trusted);
+        // A connection that is idle while the server is frozen ends when it goes on.
+        let web = reqwest::Client::builder()
+            .pool_max_idle_per_host(0)
+            .no_proxy()
+            .timeout(PATIENCE)
+            .tls_built_in_root_certs(false)
+            .add_root_certificate(trusted);
         let server = Server::start(&options);
         let proxy = match through {
             Some(program) => Some(ReverseProxy::start(program, Traffic::Grpc, &server.grpc)?),
