@@ -1,10 +1,11 @@
 //! `leadfold dead-letters`: what was refused is listed, tried again, or dropped.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Write, stdin, stdout};
+use std::io::{IsTerminal, Write, stderr, stdin, stdout};
 
 use anyhow::{anyhow, bail};
 use chrono::Utc;
+use comfy_table::ColumnConstraint;
 
 use super::connect::Server;
 use super::json::{self, Json};
@@ -57,7 +58,7 @@ async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if letters.is_empty() {
-        writeln!(out, "no dead letters on {}", server.name())?;
+        let _ = writeln!(stderr(), "no dead letters on {}", server.name());
         return Ok(());
     }
     let now = Utc::now();
@@ -70,7 +71,14 @@ async fn list(args: DeadLettersListArgs) -> anyhow::Result<()> {
         [id, last, letter.count.to_string(), event, lead.to_owned(), retriable.to_owned(), reason, wrong]
     });
     let header = ["id", "last", "times", "event", "lead", "retriable", "reason", "what was wrong"];
-    writeln!(out, "{}", text::table(header, rows).trim_fmt())?;
+    let mut table = text::table(header, rows);
+    // What was wrong is worth several lines; an id that is broken over two cannot be copied.
+    for at in [0, 4] {
+        if let Some(column) = table.column_mut(at) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+    }
+    writeln!(out, "{}", table.trim_fmt())?;
     if args.payloads {
         for letter in letters.iter().filter(|letter| !letter.payload.is_empty()) {
             writeln!(out, "\n{}: {}", letter.dead_letter_id, text::plain(&letter.payload))?;

@@ -46,12 +46,12 @@ pub(super) async fn run(args: ListArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     if leads.is_empty() {
-        writeln!(
-            out,
+        let _ = writeln!(
+            stderr(),
             "no leads in workspace {:?} on {}: none of its events has come yet, or the workspace has another id",
             args.workspace_id,
             server.name()
-        )?;
+        );
         return Ok(());
     }
     let now = Utc::now();

@@ -115,7 +115,9 @@ async fn list_shows_a_workspace() {
     }
     let all = json_lines(&output(&server, &["list", WORKSPACE, "--json"]));
     assert_eq!(all.iter().map(|lead| lead["leadId"].as_str().expect("an id")).collect::<Vec<_>>(), ["lead-3", "lead-2", "lead-1"]);
-    assert!(output(&server, &["list", "empty"]).starts_with("no leads in workspace \"empty\" on http://"));
+    let empty = leadfold(&url(&server), &["list", "empty"]).output().expect("it runs");
+    assert!(empty.status.success() && empty.stdout.is_empty(), "{empty:?}");
+    assert!(String::from_utf8_lossy(&empty.stderr).starts_with("no leads in workspace \"empty\" on http://"), "{empty:?}");
     assert_eq!(output(&server, &["list", "empty", "--json"]), "");
 }
 

@@ -14,7 +14,7 @@ import fcntl, os, pty, struct, sys, termios
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv(sys.argv[1], sys.argv[1:])
-fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, int(os.environ.get("COLUMNS_OF_THE_TEST", 100)), 0, 0))
 print("pid", pid, flush=True)
 while True:
     try:
@@ -91,11 +91,14 @@ async fn ids_are_never_broken() {
     let mut event = message(&lead_id, "a1", "2025-11-01T00:00:00Z");
     event["actionLog"]["summary"] = serde_json::json!("a long summary that goes on ".repeat(30));
     server.apply(&event).await;
-    for args in [&["list", crate::support::events::WORKSPACE][..], &["get", &lead_id]] {
-        let output = on_a_terminal(&url(&server), args, &[("NO_COLOR", "1")]).output().expect("python3");
+    // Of another workspace than the lead's: refused, and kept.
+    event["workspaceId"] = serde_json::json!("another");
+    server.post(event.to_string()).await;
+    for args in [&["list", crate::support::events::WORKSPACE][..], &["get", &lead_id], &["dead-letters", "list"]] {
+        let output = on_a_terminal(&url(&server), args, &[("NO_COLOR", "1"), ("COLUMNS_OF_THE_TEST", "80")]).output().expect("python3");
         let told = String::from_utf8(output.stdout).expect("text");
         assert!(told.contains(&lead_id), "{told}");
-        assert!(told.contains("…") || args[0] == "get", "{told}");
-        assert!(args[0] == "get" || told.matches("\\r\\n").count() == 2, "a row for each line: {told}");
+        assert!(told.contains("…") || args[0] != "list", "{told}");
+        assert!(args[0] != "list" || told.matches("\\r\\n").count() == 2, "a row for each line: {told}");
     }
 }
