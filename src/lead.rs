@@ -278,7 +278,7 @@ pub struct ChecklistItem {
     pub code: String,
     /// `TODO`, `COMPLETED`, …
     pub status: String,
-    /// A string, a number in decimal, or JSON.
+    /// A string, a number in the digits of the sender, or JSON.
     pub value: String,
     /// When it changed at the sender.
     pub time: Option<Timestamp>,

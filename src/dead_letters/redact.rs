@@ -201,19 +201,21 @@ fn keep(json: &str, kind: Kind, place: Place, depth: usize, out: &mut String) ->
             *out += &serde_json::to_string(kept)?;
         }
         Some(b'-' | b'0'..=b'9') => match kind {
-            Kind::Id | Kind::Text | Kind::Time | Kind::Number | Kind::ItemValue if json.len() <= MAX_TEXT => *out += json,
-            // As long, it is no more than a text of digits.
-            Kind::Id | Kind::Text | Kind::Time | Kind::Number | Kind::ItemValue => *out += &serde_json::to_string(&json[..MAX_TEXT])?,
+            // Cut behind a digit, it is a number still.
+            Kind::Id | Kind::Text | Kind::Time | Kind::Number | Kind::ItemValue => {
+                let kept = &json[..json.len().min(MAX_TEXT)];
+                *out += kept.trim_end_matches(|c: char| !c.is_ascii_digit());
+            }
             Kind::Unknown | Kind::Private => return Ok(false),
             // What is refused in the place of a list is refused for the same reason again.
             Kind::Objects | Kind::Payload | Kind::Checklist => *out += if is_finite(json) { "0" } else { "1e999" },
         },
         Some(b'{' | b'[') if kind == Kind::ItemValue => {
             let compact = event::compact(json)?;
-            if compact.len() <= MAX_TEXT {
+            if compact.len() <= MAX_TEXT && serde_json::from_str::<serde_json::Value>(&compact).is_ok() {
                 *out += &compact;
             } else {
-                // The fold makes a text of it too.
+                // The fold makes a text of it too, and any reader of JSON can read the letter.
                 *out += &serde_json::to_string(&compact[..compact.floor_char_boundary(MAX_TEXT)])?;
             }
         }

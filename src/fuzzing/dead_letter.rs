@@ -62,3 +62,81 @@ fn holds_text(value: &Value) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::hostile;
+    use super::*;
+
+    /// Each body that is made to be odd can be kept, means the same again, and holds nothing private.
+    #[test]
+    fn letters_of_hostile_bodies_mean_the_same() {
+        for shape in hostile::shapes() {
+            for size in [1 << 10, 10 << 10] {
+                let body = shape.body(size);
+                let held = std::panic::catch_unwind(|| dead_letter(&body));
+                assert!(held.is_ok(), "{} of {size} bytes", shape.name);
+            }
+        }
+    }
+
+    /// What may stand in the place of any value.
+    const ODD: [&str; 40] = [
+        "null",
+        "true",
+        "0",
+        "-0",
+        "7",
+        "-7",
+        "1.50",
+        "1e3",
+        "1e400",
+        "-1e-400",
+        "12345678901234567890123",
+        "1761854837",
+        "NaN",
+        "-Infinity",
+        "\"\"",
+        "\"7\"",
+        "\"text\"",
+        "\"\\ud83d\"",
+        "\"\\ud83d\\ude00\"",
+        "\"\\x\"",
+        "\"a\tb\"",
+        "\"\u{fffd}\"",
+        "\"completed\"",
+        "\"2025-10-30T20:07Z\"",
+        "\"2025-10-30T20:07:17Z[private]\"",
+        "\"1761854837\"",
+        "\"1e3\"",
+        "\"yesterday\"",
+        "\"4cc8af99-b313-4c1f-b98b-009f38a4721a\"",
+        "[]",
+        "{}",
+        "[null]",
+        "[7]",
+        "[1e400]",
+        "[\"text\"]",
+        "[[{}]]",
+        "{\"id\":7}",
+        "{\"documents\":[{\"id\":\"d\",\"size\":\"1e3\"}],\"channel\":7}",
+        "[{\"id\":\"m\",\"channel\":\"sms\"},{\"id\":\"m\"}]",
+        "7,\"id\":\"again\",\"size\":1,\"status\":\"x\",\"summary\":\"y\"",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Events of which some values are odd: taken, or refused for a field, and so is what is kept of them.
+        #[test]
+        fn letters_of_odd_events_mean_the_same(event in 0..5_usize, odd in prop::collection::vec((any::<prop::sample::Index>(), 0..ODD.len()), 1..4)) {
+            let body = hostile::with_values(event, &odd.iter().map(|(at, odd)| (*at, ODD[*odd])).collect::<Vec<_>>());
+            dead_letter(body.as_bytes());
+            // The fold does not mind the order in which they come, nor that they come twice.
+            let plain = hostile::with_values(event, &[]);
+            super::super::event(format!("{body}\n{plain}").as_bytes());
+        }
+    }
+}

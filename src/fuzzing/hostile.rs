@@ -197,6 +197,22 @@ fn large(entry: &Value) -> Value {
     large
 }
 
+/// An event, with some of its values replaced.
+#[cfg(test)]
+pub(super) fn with_values(event: usize, values: &[(proptest::sample::Index, &str)]) -> String {
+    let (_, mut event) = events().swap_remove(event);
+    let mut pointers = Vec::new();
+    walk(&event, "", &mut pointers);
+    for (number, (at, _)) in values.iter().enumerate() {
+        // One that stood within another may be gone.
+        if let Some(value) = event.pointer_mut(&pointers[1 + at.index(pointers.len() - 1)]) {
+            *value = json!(format!("{PLACE}{number}"));
+        }
+    }
+    let event = event.to_string();
+    values.iter().enumerate().fold(event, |event, (number, (_, value))| event.replace(&format!("\"{PLACE}{number}\""), value))
+}
+
 fn walk(value: &Value, pointer: &str, into: &mut Vec<String>) {
     into.push(pointer.to_owned());
     match value {

@@ -45,6 +45,11 @@ mod tests {
     }
 
     #[test]
+    fn the_corpus_of_costs_holds() {
+        replay("cost", super::cost);
+    }
+
+    #[test]
     fn the_corpus_of_events_holds() {
         replay("event", super::event);
     }

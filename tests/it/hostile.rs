@@ -132,6 +132,60 @@ async fn nesting_without_end_costs_nothing() {
     }
 }
 
+/// Bodies of a mebibyte that cost the server seconds where it compares each part with each: with a lead that is kept, and
+/// with a dead letter. Tests run a server that is not optimised, so the bound is not that of the release.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_body_keeps_the_server_busy() {
+    let server = Setup::embedded();
+    let filled = |event: &Value, entry: &dyn Fn(usize) -> String| {
+        let event = event.to_string();
+        let mut entries = String::new();
+        for number in 0.. {
+            let entry = entry(number);
+            if event.len() + entries.len() + entry.len() > MEBIBYTE {
+                break;
+            }
+            entries += if number > 0 { "," } else { "" };
+            entries += &entry;
+        }
+        event.replace("\"the entries\"", &format!("[{entries}]"))
+    };
+    let mut messages = message(&fresh_id(), "a1", SAMPLE_TIME);
+    messages["actionLog"]["messages"] = json!("the entries");
+    let mut payload = message(&fresh_id(), "a1", SAMPLE_TIME);
+    payload["actionLog"]["output"] = json!({"documents": "the entries"});
+    let mut items = lead_updated(&fresh_id());
+    items["data"]["checklistItems"] = json!("the entries");
+    let many = (0..499).map(|number| format!("{{\"documentId\":\"{number}\"}}")).collect::<Vec<_>>().join(",");
+    let large_first = |number| {
+        if number == 0 {
+            format!("{{\"checklistItemId\":\"i\",\"updatedAt\":\"2025-01-01T00:00:00Z\",\"documents\":[{many}]}}")
+        } else {
+            "{\"checklistItemId\":\"i\"}".to_owned()
+        }
+    };
+    for (what, status, body) in [
+        ("distinct directions", 400, filled(&messages, &|number| format!("{{\"direction\":\"{number}\"}}"))),
+        ("499 directions again and again", 200, filled(&messages, &|number| format!("{{\"direction\":\"{}\"}}", number % 499))),
+        ("distinct messages", 400, filled(&messages, &|number| format!("{{\"id\":\"{number}\"}}"))),
+        ("499 messages again and again", 200, filled(&messages, &|number| format!("{{\"id\":\"{}\"}}", number % 499))),
+        ("499 documents again and again", 200, filled(&payload, &|number| format!("{{\"id\":\"{}\"}}", number % 499))),
+        ("one item with many documents, then without", 200, filled(&items, &large_first)),
+        (
+            "control characters",
+            200,
+            message(&fresh_id(), "a1", SAMPLE_TIME).to_string().replace("\"Incoming", &format!("\"{}", "\t".repeat(MEBIBYTE - 2000))),
+        ),
+    ] {
+        let cpu = || server.metric("process_cpu_seconds_total");
+        let before = cpu().await;
+        let answer = server.post(body).await;
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        let took = cpu().await - before;
+        assert!(took < 4.0, "{what}: {took} s");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_has_an_end() {
     let server = Setup::embedded();
