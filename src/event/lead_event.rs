@@ -129,7 +129,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for ItemValue<'a> {
         let json = <&RawValue>::deserialize(deserializer)?.get();
         Ok(Self(match Scalar::of(json).map_err(D::Error::custom)? {
             Scalar::Text(text) => text,
-            Scalar::Number(digits) => Cow::Borrowed(digits),
+            Scalar::Number(digits) => digits,
             Scalar::Other if json == "null" => Cow::default(),
             Scalar::Other => Cow::Owned(compact(json).map_err(D::Error::custom)?),
         }))

@@ -103,8 +103,9 @@ pub fn parse<'a>(body: &'a Body<'_>) -> Result<Event<'a>, Refusal> {
 }
 
 fn parse_text(body: &str) -> Result<Event<'_>, Refusal> {
-    // Nearly all events are action logs: one pass for them, a second one for the others and for errors.
-    if let Ok(event) = serde_json::from_str::<ActionLogEvent<'_>>(body)
+    // Nearly all events are action logs, and nearly all need one look at each value: one pass for them, others for the rest.
+    let read = || serde_json::from_str::<ActionLogEvent<'_>>(body);
+    if let Ok(event) = scalar::quickly(read).or_else(|_| read())
         && known(&event.event).is_some_and(|name| name.starts_with("action_log."))
     {
         return Ok(Event::ActionLog(event));

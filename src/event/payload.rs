@@ -5,9 +5,10 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::scalar::is_quick;
 use super::{Scalar, Text};
 
 /// What is of use in an action's input or output, at its top level. The last of several fields of one name counts.
@@ -86,33 +87,59 @@ impl<'de> Fields<'de> for Tool<'de> {
     }
 }
 
-struct ObjectOf<T>(T);
+/// An object, or none where there is another value.
+struct ObjectOf<T>(Option<T>);
 
-impl<'de, T: Fields<'de>> Deserialize<'de> for ObjectOf<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor<T>(PhantomData<T>);
-        impl<'de, T: Fields<'de>> Visitor<'de> for FieldsVisitor<T> {
-            type Value = ObjectOf<T>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut value = T::default();
-                while let Some(name) = map.next_key::<Text<'de>>()? {
-                    value.field(&name, &mut map)?;
-                }
-                Ok(ObjectOf(value))
-            }
+struct FieldsVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Fields<'de>> Visitor<'de> for FieldsVisitor<T> {
+    type Value = ObjectOf<T>;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut value = T::default();
+        while let Some(name) = map.next_key::<Text<'de>>()? {
+            value.field(&name, &mut map)?;
         }
-        deserializer.deserialize_map(FieldsVisitor(PhantomData))
+        Ok(ObjectOf(Some(value)))
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(ObjectOf(None))
+    }
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
+    }
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
+    }
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
+    }
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
+    }
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
+    }
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(ObjectOf(None))
     }
 }
 
 /// Reads an object, and `None` from every other value.
 fn object<'de, T: Fields<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    if is_quick() {
+        return Ok(deserializer.deserialize_any(FieldsVisitor(PhantomData))?.0);
+    }
     // What a value is shows its first byte. serde_json alone would refuse numbers that it cannot hold.
     let json = <&RawValue>::deserialize(deserializer)?.get();
-    if json.starts_with('{') { Ok(Some(serde_json::from_str::<ObjectOf<T>>(json).map_err(D::Error::custom)?.0)) } else { Ok(None) }
+    if !json.starts_with('{') {
+        return Ok(None);
+    }
+    let mut json = serde_json::Deserializer::from_str(json);
+    json.deserialize_any(FieldsVisitor(PhantomData)).map(|object| object.0).map_err(D::Error::custom)
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for Payload<'a> {

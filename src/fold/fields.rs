@@ -136,7 +136,7 @@ impl<'u> Reader<'u> {
             None => return None,
             Some(Scalar::Text(text)) if text.is_empty() => return None,
             Some(Scalar::Text(text)) => Cow::Borrowed(&**text),
-            Some(Scalar::Number(digits)) => Cow::Borrowed(*digits),
+            Some(Scalar::Number(digits)) => Cow::Borrowed(&**digits),
             Some(Scalar::Other) => return self.not_read(field),
         };
         let time = Timestamp::parse(&text).filter(|time| time.is_believed_at(received));
