@@ -27,6 +27,7 @@ use object::Object;
 
 /// One event of the sender.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all events are the largest, and none is kept
 pub enum Event<'a> {
     /// `action_log.completed` or `action_log.failed`.
     ActionLog(ActionLogEvent<'a>),

@@ -13,6 +13,10 @@ use crate::time::Timestamp;
 /// Stands in a text where a character was lost.
 const LOST: char = '\u{fffd}';
 
+fn is_damaged(text: &str) -> bool {
+    !text.is_ascii() && text.contains(LOST)
+}
+
 pub(super) const ACTION_TYPES: &[&str] =
     &["SYSTEM_NOTE", "MESSAGE", "FOLLOW_UP_MESSAGE", "TOOL_CALL", "DOCUMENT_UPLOAD", "MANUAL_UPDATE", "PORTAL_UPDATE", "PORTAL_SUBMISSION"];
 pub(super) const ACTION_STATUSES: &[&str] = &["COMPLETED", "FAILED", "PENDING", "CANCELLED", "AWAITING_APPROVAL"];
@@ -47,9 +51,7 @@ fn required<'a>(path: &str, field: &'a Option<Scalar<'_>>, max: usize) -> Result
     match field.as_ref().and_then(Scalar::text) {
         None | Some("") => Err(Refusal::field(path, "required: a non-empty string")),
         Some(text) if text.len() > max => Err(Refusal::field(path, format!("longer than {max} bytes"))),
-        Some(text) if text.contains(LOST) => {
-            Err(Refusal::field(path, "a character of it was lost on the way: there is U+FFFD in its place"))
-        }
+        Some(text) if is_damaged(text) => Err(Refusal::field(path, "a character of it was lost on the way: there is U+FFFD in its place")),
         Some(text) => Ok(text),
     }
 }
@@ -82,7 +84,7 @@ impl<'u> Reader<'u> {
             Some(Scalar::Number(digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => digits,
             Some(_) => return self.not_read(field),
         };
-        if id.len() > MAX_ID_BYTES || id.contains(LOST) { self.not_read(field) } else { id }
+        if id.len() > MAX_ID_BYTES || is_damaged(id) { self.not_read(field) } else { id }
     }
 
     /// A channel, direction or status; `None` if absent.
@@ -90,7 +92,7 @@ impl<'u> Reader<'u> {
         match value {
             None => None,
             Some(Scalar::Text(text)) if text.is_empty() => None,
-            Some(Scalar::Text(text)) if text.len() <= MAX_WORD_BYTES && !text.contains(LOST) => Some(documented(text, words)),
+            Some(Scalar::Text(text)) if text.len() <= MAX_WORD_BYTES && !is_damaged(text) => Some(documented(text, words)),
             Some(_) => self.not_read(field),
         }
     }
@@ -112,7 +114,7 @@ impl<'u> Reader<'u> {
     /// Free text, cut to `max` bytes. That characters of it were lost is noted.
     pub(super) fn whole(&mut self, field: Field, text: &str, max: usize) -> String {
         let text = cut(text, max);
-        if text.contains(LOST) {
+        if is_damaged(&text) {
             self.unread.note(field);
         }
         text
