@@ -5,8 +5,13 @@
 //! which connections end politely, and rest when no file descriptor is left. hyper-util has the pieces; this
 //! puts them together.
 
+mod activity;
+mod body;
 mod budget;
+mod connection;
+mod edge;
 mod proxy_protocol;
+mod refusal;
 mod socket;
 mod stream;
 mod tls;
@@ -14,24 +19,23 @@ mod tls;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Request, Response};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
+pub use body::RequestBody;
 pub use budget::{Budget, CALLS, SERVICE_STREAMS};
+pub use edge::Tasks;
 use proxy_protocol::ProxyProtocol;
 pub use proxy_protocol::TrustedProxies;
 use stream::Stream;
@@ -41,31 +45,11 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How long a peer may take to agree on encryption, for its first byte, and for the headers of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a peer may still begin to speak once the listener ends: what it has to say may be on its way.
+/// How long a peer may still begin to speak, and one that is idle ask once more, once the listener ends: what it has to say may
+/// be on its way.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// When accepting fails (no file descriptor is left, say), how long to rest.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
-/// Bytes of one stream that wait for a slow reader: hyper's default of 400 KiB is too much 10,000 times.
-const SEND_BUFFER: usize = 16 * 1024;
-/// Of one request: how many headers, and how many bytes of them, in HTTP/1 and in HTTP/2.
-const MAX_HEADERS: usize = 100;
-const MAX_HEADER_BYTES: (usize, u32) = (64 * 1024, 16 * 1024);
-/// How long a connection that has reached its age, or is idle, may take to end, if its age is not shorter still.
-const GRACE: Duration = Duration::from_secs(30);
-/// Streams that a peer opened and took back before they were looked at. At hyper's default of 20, one client that cancels
-/// many calls at once ends every watch of its connection.
-const CANCELLED_UNSEEN: usize = 4096;
-/// Streams that we reset ourselves, over a connection's whole life: what comes late for calls that were cancelled. At h2's
-/// default of 1,024, a client that lives long and cancels now and then loses every watch of its connection.
-const RESET_BY_US: usize = 64 * 1024;
-/// HTTP/2: what h2 counts for a small DATA frame that is not read yet. It ends a connection when they come to half the
-/// connection's window: at hyper's default of 1 MiB, 2,000 small requests that arrive together end every watch of their
-/// connection. So the window is large enough for one of each stream.
-const SMALL_FRAME: u32 = 256;
-/// And the least that it is.
-const MIN_CONNECTION_WINDOW: u32 = 1 << 20;
-/// HTTP/2 pings to peers, and how long to wait for their answer: a peer that vanished is gone in half a minute.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
 
 /// How one listener treats its connections.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +64,10 @@ pub struct Settings {
     pub max_watches: usize,
     /// The age at which a connection ends politely, a tenth more or less.
     pub max_age: Option<Duration>,
-    /// How long a peer may be silent while it has no watch. Those of HTTP/2 answer a ping every 20 s.
+    /// How long a connection may be without a request. Those of HTTP/2 answer a ping every 20 s meanwhile.
     pub max_idle: Duration,
+    /// Bytes that are read of the body of a request that is answered without it. A larger one ends its connection.
+    pub max_discarded: u64,
 }
 
 /// Where a request comes from: the address of the peer. Every request carries it.
@@ -120,13 +106,23 @@ pub struct Shutdown {
     /// Drop what is left.
     pub abort: CancellationToken,
     connections: TaskTracker,
+    /// What goes on when its connection is gone.
+    tasks: TaskTracker,
+    ending: Arc<AtomicBool>,
 }
 
 impl Shutdown {
-    /// Waits until every connection is gone.
+    /// The end is near: from now on every answer by HTTP/1 is the last of its connection, and says so.
+    pub fn announce(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until every connection is gone, and all that was begun for one is done.
     pub async fn finished(&self) {
         self.connections.close();
         self.connections.wait().await;
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 }
 
@@ -168,25 +164,29 @@ impl Listener {
     /// Serves until the shutdown begins. Connections live on in their tasks.
     pub async fn serve<S, B>(self, service: S, shutdown: Shutdown)
     where
-        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
         S::Future: Send,
-        B: Body<Data = Bytes> + Send + 'static,
+        B: Body<Data = Bytes> + Unpin + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let settings = self.settings;
         let room = Arc::new(Semaphore::new(settings.max_connections));
         loop {
-            let (stream, peer) = tokio::select! {
-                () = shutdown.polite.cancelled() => return,
-                accepted = self.tcp.accept() => match accepted {
-                    Ok((stream, peer)) => (stream, Peer(peer.ip())),
-                    Err(error) => {
-                        metrics::counter!("leadfold_accept_errors_total", "listener" => settings.name).increment(1);
-                        tracing::warn!(listener = settings.name, %error, "could not accept a connection");
-                        sleep(ACCEPT_REST).await;
-                        continue;
-                    }
-                },
+            let accepted = tokio::select! {
+                biased;
+                accepted = self.tcp.accept() => Some(accepted),
+                // What the kernel has accepted already may have a request on its way.
+                () = shutdown.polite.cancelled() => self.tcp.accept().now_or_never().filter(Result::is_ok),
+            };
+            let (stream, peer) = match accepted {
+                None => return,
+                Some(Ok((stream, peer))) => (stream, Peer(peer.ip())),
+                Some(Err(error)) => {
+                    metrics::counter!("leadfold_accept_errors_total", "listener" => settings.name).increment(1);
+                    tracing::warn!(listener = settings.name, %error, "could not accept a connection");
+                    sleep(ACCEPT_REST).await;
+                    continue;
+                }
             };
             let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
                 metrics::counter!("leadfold_connections_refused_total", "listener" => settings.name).increment(1);
@@ -205,7 +205,7 @@ impl Listener {
                         () = async { shutdown.polite.cancelled().await; sleep(LAST_WORDS).await } => None,
                     };
                     if let Some((stream, peer)) = begun {
-                        Box::pin(connection(stream, peer, service, settings, &shutdown)).await;
+                        Box::pin(connection::connection(stream, peer, service, settings, &shutdown)).await;
                     }
                 };
                 tokio::select! {
@@ -252,79 +252,4 @@ async fn begin(
     // hyper's timeouts begin with the first byte.
     let first_byte = timeout(PATIENCE, stream.has_first_byte()).await;
     matches!(first_byte, Ok(Ok(true))).then_some((stream, Peer(client)))
-}
-
-async fn connection<S, B>(stream: Stream, peer: Peer, service: S, settings: Settings, shutdown: &Shutdown)
-where
-    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
-    S::Future: Send,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let aged = CancellationToken::new();
-    let watches = ConnectionWatches {
-        permits: Arc::new(Semaphore::new(settings.max_watches)),
-        max: settings.max_watches,
-        budget: Budget::default(),
-        aged: aged.clone(),
-    };
-    let number = ConnectionNumber::next();
-    let permits = Arc::clone(&watches.permits);
-    let crowded = || permits.available_permits() < settings.max_watches;
-    let service = service.map_request(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(watches.clone());
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(number);
-        request
-    });
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(PATIENCE).max_headers(MAX_HEADERS).max_buf_size(MAX_HEADER_BYTES.0);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(settings.max_streams)
-        .initial_connection_window_size(settings.max_streams.saturating_mul(2 * SMALL_FRAME).clamp(MIN_CONNECTION_WINDOW, i32::MAX as u32))
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(CANCELLED_UNSEEN)
-        .max_local_error_reset_streams(RESET_BY_US)
-        .max_header_list_size(MAX_HEADER_BYTES.1)
-        .keep_alive_interval(KEEPALIVE.0)
-        .keep_alive_timeout(KEEPALIVE.1);
-    let (socket, outbox) = socket::split(stream);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), TowerToHyperService::new(service)));
-
-    let age = settings.max_age.map_or(Duration::MAX, |age| age.mul_f64(rand::random_range(0.9..1.1)));
-    let idle = async {
-        loop {
-            sleep(settings.max_idle).await;
-            if !outbox.has_heard() && !crowded() {
-                return;
-            }
-        }
-    };
-    let (result, grace) = tokio::select! {
-        result = outbox.run(connection.as_mut(), crowded) => (Some(result), Duration::ZERO),
-        () = shutdown.polite.cancelled() => (None, Duration::MAX),
-        () = sleep(age) => (None, GRACE.min(age)),
-        () = idle => (None, GRACE),
-    };
-    let result = match result {
-        Some(result) => result,
-        None => {
-            // Peers are told to go away before their streams end, so that they come back on another connection.
-            connection.as_mut().graceful_shutdown();
-            if grace < Duration::MAX {
-                aged.cancel();
-            }
-            let Ok(result) = timeout(grace, outbox.run(connection.as_mut(), crowded)).await else {
-                // What is left is not read, or has no end.
-                tracing::debug!(listener = settings.name, "a connection that has reached its age, or is idle, is dropped");
-                return;
-            };
-            result
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(listener = settings.name, %error, "a connection ended badly");
-    }
 }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use http::Request;
-use hyper::body::Incoming;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep_until, timeout, timeout_at};
 use tower::ServiceExt;
@@ -22,7 +21,7 @@ use crate::dead_letters::{DeadLetters, Limits};
 use crate::grpc::HealthReporter;
 use crate::health::{Audience, Health, Report};
 use crate::intake::{Intake, Spooling};
-use crate::listener::{Listener, Settings, Shutdown};
+use crate::listener::{Listener, RequestBody, Settings, Shutdown};
 use crate::origin::Guard;
 use crate::spool::drain::{self, Drainer};
 use crate::spool::{Breaker, Spool};
@@ -38,6 +37,9 @@ use crate::{admin, board, grpc, webhook};
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 /// Of the time to drain, what is left to end polite connections that are still open.
 const ABORT_RESERVE: Duration = Duration::from_millis(500);
+/// How long the admin listener may take to end, which does so last, and what is left then of the time to drain.
+const ADMIN_END: Duration = Duration::from_secs(2);
+const ADMIN_RESERVE: Duration = Duration::from_millis(200);
 /// How long the start waits for a Redis that hangs: events can be taken without it.
 const FIRST_CONTACT: Duration = Duration::from_secs(2);
 /// How long the end waits for the disk to take what Redis may have lost: a disk that hangs must not keep the process.
@@ -48,6 +50,8 @@ const MAX_CALLS_PER_CONNECTION: u32 = 1000;
 /// Requests of one connection of the webhook listener that are under way at once. Senders have a few; a proxy that has more
 /// to pass on opens another connection.
 const MAX_WEBHOOKS_PER_CONNECTION: u32 = 100;
+/// Bytes of a refused body that are read and dropped, if bodies may not be larger anyway.
+const DISCARDED_BYTES: u64 = 4 << 20;
 
 /// Where a service listens.
 #[derive(Clone, Copy, Debug)]
@@ -123,6 +127,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         max_watches: 0,
         max_age: None,
         max_idle: config.limits.idle_connection,
+        max_discarded: DISCARDED_BYTES.max(config.max_body_bytes as u64),
     };
     // The board's pages watch too.
     let for_watches = |name| Settings {
@@ -162,7 +167,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         webhook_port: addresses.http.port(),
     };
     let board = board::routes(grpc::admit(services.clone(), "admin", Arc::clone(&tokens), limits), for_board)?;
-    tokio::spawn(http.serve(from_hyper(webhooks), shutdown.clone()));
+    tokio::spawn(http.serve(from_listener(webhooks), shutdown.clone()));
     let guard = Guard::new(allowed_hosts, &config.cors_origins, tokens.are_required());
     let calls = grpc::web::routes(
         grpc::admit(services, "grpc", Arc::clone(&tokens), limits),
@@ -170,14 +175,14 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
         Some(guard),
         addresses.http.port(),
     )?;
-    tokio::spawn(grpc.serve(from_hyper(calls), shutdown.clone()));
+    tokio::spawn(grpc.serve(from_listener(calls), shutdown.clone()));
     let for_admin = admin::Settings {
         is_private: is_loopback(config.admin_addr),
         max_requests: config.limits.requests_in_flight,
         grpc_port: addresses.grpc.port(),
     };
     let admin_routes = admin::routes(health.clone(), metrics, Arc::clone(&tokens), board, for_admin);
-    tokio::spawn(admin.serve(from_hyper(admin_routes), admin_shutdown.clone()));
+    tokio::spawn(admin.serve(from_listener(admin_routes), admin_shutdown.clone()));
     if let Some(dead_letters) = &dead_letters {
         tokio::spawn(Arc::clone(dead_letters).expire(store.clock().clone()));
     }
@@ -198,14 +203,20 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     let deadline = Instant::now() + config.drain;
     tracing::info!("draining");
     health.stop();
+    shutdown.announce();
+    admin_shutdown.announce();
     looking_after.abort();
     reporter.set_serving(false);
-    tokio::select! {
-        () = drain(config.drain_delay, deadline, &hub, &reporter, &shutdown) => {}
-        again = signalled() => again?,
-    }
-    admin_shutdown.polite.cancel();
+    let is_hurried = tokio::select! {
+        () = drain(config.drain_delay, deadline, &hub, &reporter, &shutdown) => false,
+        again = signalled() => again.map(|()| true)?,
+    };
     shutdown.abort.cancel();
+    admin_shutdown.polite.cancel();
+    if !is_hurried {
+        let until = deadline.checked_sub(ADMIN_RESERVE).unwrap_or(deadline).min(Instant::now() + ADMIN_END);
+        let _ = timeout_at(until, admin_shutdown.finished()).await;
+    }
     admin_shutdown.abort.cancel();
     let _ = timeout_at(deadline, async {
         shutdown.finished().await;
@@ -314,15 +325,15 @@ fn cannot_open(what: &str, path: &Path) -> String {
     format!("cannot open the {what} {} (each instance needs a --data-dir of its own that it can write to)", path.display())
 }
 
-/// What hyper hands in, as axum wants it.
-fn from_hyper(
+/// What a listener hands in, as axum wants it.
+fn from_listener(
     router: Router,
-) -> impl tower::Service<Request<Incoming>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>
+) -> impl tower::Service<Request<RequestBody>, Response = axum::response::Response, Error = std::convert::Infallible, Future: Send>
 + Clone
 + Send
 + Sync
 + 'static {
-    router.map_request(|request: Request<Incoming>| request.map(axum::body::Body::new))
+    router.map_request(|request: Request<RequestBody>| request.map(axum::body::Body::new))
 }
 
 /// Tells gRPC clients the truth, every second.

@@ -11,6 +11,7 @@ use crate::api;
 use crate::auth::Caller;
 use crate::dead_letters::{DeadLetters, Letter, PayloadKind};
 use crate::intake::{Intake, NotTaken, Taken};
+use crate::listener::Tasks;
 
 /// Letters of one call, and of a page by default.
 const MAX_LETTERS: usize = 1000;
@@ -123,19 +124,25 @@ impl server::dead_letter_service_server::DeadLetterService for DeadLetterService
         &self,
         request: Request<api::RetryDeadLettersRequest>,
     ) -> Result<Response<api::RetryDeadLettersResponse>, Status> {
-        let caller = caller(&request)?;
-        let letters = self.letters(&caller)?;
+        let (caller, tasks) = (caller(&request)?, Tasks::of(request.extensions()));
+        self.letters(&caller)?;
         if !caller.may_delete() {
             return Err(read_only());
         }
         let ids = request.into_inner().dead_letter_ids;
         check(&ids)?;
-        let mut results = Vec::with_capacity(ids.len());
-        for dead_letter_id in ids {
-            let (outcome, error) = self.try_again(letters, &dead_letter_id).await?;
-            results.push(api::RetriedDeadLetter { dead_letter_id, outcome: outcome.to_owned(), error });
-        }
-        Ok(Response::new(api::RetryDeadLettersResponse { results }))
+        let service = self.clone();
+        let retried = async move {
+            let letters = service.letters(&caller)?;
+            let mut results = Vec::with_capacity(ids.len());
+            for dead_letter_id in ids {
+                let (outcome, error) = service.try_again(letters, &dead_letter_id).await?;
+                results.push(api::RetriedDeadLetter { dead_letter_id, outcome: outcome.to_owned(), error });
+            }
+            Ok(Response::new(api::RetryDeadLettersResponse { results }))
+        };
+        // Whoever asked may be gone before it is done: a letter that was applied must not stay.
+        tasks.finish(retried).await
     }
 
     async fn drop_dead_letters(

@@ -20,6 +20,7 @@ use crate::api;
 use crate::auth::Caller;
 use crate::dead_letters::DeadLetters;
 use crate::fold::MAX_ID_BYTES;
+use crate::listener::Tasks;
 use crate::store::{ActivityPlace, ListQuery, Place, Store};
 use crate::time::Timestamp;
 
@@ -235,17 +236,22 @@ impl server::lead_service_server::LeadService for LeadService {
     }
 
     async fn delete_lead(&self, request: Request<api::DeleteLeadRequest>) -> Result<Response<api::DeleteLeadResponse>, Status> {
-        let caller = caller(&request)?;
+        let (caller, tasks) = (caller(&request)?, Tasks::of(request.extensions()));
         let lead_id = request.into_inner().lead_id;
         required_id("lead_id", &lead_id)?;
         if !caller.may_delete() {
             return Err(read_only());
         }
-        self.visible(&lead_id, &caller).await?;
-        // Before, so that nothing is deleted where they cannot be removed, and after, for those that came meanwhile.
-        self.remove_letters(&lead_id).await?;
-        let existed = self.store.delete(&lead_id).await?;
-        self.remove_letters(&lead_id).await?;
-        if existed { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
+        let service = self.clone();
+        let deleted = async move {
+            service.visible(&lead_id, &caller).await?;
+            // Before, so that nothing is deleted where they cannot be removed, and after, for those that came meanwhile.
+            service.remove_letters(&lead_id).await?;
+            let existed = service.store.delete(&lead_id).await?;
+            service.remove_letters(&lead_id).await?;
+            if existed { Ok(Response::new(api::DeleteLeadResponse {})) } else { Err(not_found(&lead_id)) }
+        };
+        // Whoever asked may be gone before it is done.
+        tasks.finish(deleted).await
     }
 }

@@ -7,8 +7,6 @@ use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header};
-use http_body_util::{BodyExt, Limited};
-use tokio::time::timeout;
 use tonic_web::GrpcWebLayer;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -28,10 +26,6 @@ const BINARY: &str = "application/grpc-web+proto";
 /// Where webhooks are taken, on another port.
 const WEBHOOKS: &str = "/webhooks";
 const WEBHOOK: &str = "/webhooks/omniai";
-
-/// How much is read of a request that is refused, and for how long.
-const DISCARDED_BYTES: usize = 4 << 20;
-const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves gRPC-Web next to gRPC, to pages of these origins. With none, no foreign page may call. A webhook that is sent
 /// here is told the port where it belongs. Without a guard, requests were checked before they come here.
@@ -77,10 +71,7 @@ pub fn routes(grpc: Router, origins: &[String], guard: Option<Guard>, webhook_po
                     request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(answered_in));
                     web
                 }
-                Err(refusal) => {
-                    discard(request.into_body()).await;
-                    return refusal.into_response();
-                }
+                Err(refusal) => return refusal.into_response(),
             };
             // Routers cannot fail.
             router.oneshot(request).await.into_response()
@@ -130,15 +121,6 @@ impl IntoResponse for Refusal {
         }
         response
     }
-}
-
-/// Reads the body of a request that is refused, and drops it: a sender that is answered before it has sent everything may
-/// see a broken connection instead of the answer.
-async fn discard(body: Body) {
-    let mut body = Limited::new(body, DISCARDED_BYTES);
-    let all = async { while let Some(Ok(_)) = body.frame().await {} };
-    // What is larger or slower is answered all the same.
-    let _ = timeout(DISCARD_TIMEOUT, all).await;
 }
 
 /// Finds out what a request speaks.

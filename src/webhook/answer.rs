@@ -36,8 +36,6 @@ pub(super) struct Answer {
     event: &'static str,
     /// Seconds to wait, if it is worth to come back.
     retry: Option<u64>,
-    /// Whether it is known who sent the request: what others send must not fill the logs.
-    is_authenticated: bool,
 }
 
 impl Answer {
@@ -49,7 +47,6 @@ impl Answer {
             body: Ok(Status { status, lead_id, version, reason }),
             event: "none",
             retry: None,
-            is_authenticated: true,
         };
         match fate {
             Ok(Taken::Applied(lead_id, at)) => taken("applied", Some(lead_id), version(at), None),
@@ -69,13 +66,12 @@ impl Answer {
 
     /// A request of which nothing was taken.
     pub(super) const fn refused(code: StatusCode, refusal: Refusal) -> Self {
-        Self { code, body: Err(refusal), event: "none", retry: None, is_authenticated: true }
+        Self { code, body: Err(refusal), event: "none", retry: None }
     }
 
     /// Somebody who did not prove that they may send.
     pub(super) fn to_stranger(stranger: Stranger) -> Self {
         metrics::counter!("leadfold_unauthenticated_total", "listener" => "http").increment(1);
-        tracing::debug!(reason = %stranger, "a webhook was not let in");
         Self::refused(StatusCode::UNAUTHORIZED, Refusal::body(stranger.to_string()))
     }
 
@@ -100,21 +96,16 @@ impl Answer {
         Self { retry: Some(wait.as_secs() + rand::random_range(RETRY_AFTER)), ..Self::refused(code, refusal) }
     }
 
-    /// One line, if there is something to know: of what is taken there is not, and why nothing can be taken, or who is
-    /// not let in, was said where it is known.
+    /// One line for what is refused. Of what is taken there is nothing to say.
     pub(super) fn log(&self) {
         let Err(refusal) = &self.body else { return };
         let (status, event, error, field) = (self.code.as_u16(), self.event, &*refusal.error, refusal.field.as_deref().unwrap_or_default());
-        match self.code {
-            StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {}
-            _ if !self.is_authenticated => tracing::debug!(status, event, field, error, "webhook refused, its sender is not known"),
-            _ => tracing::warn!(status, event, field, error, "webhook refused"),
-        }
+        tracing::warn!(status, event, field, error, "webhook refused");
     }
 
-    /// The request was refused before it was known who sent it.
-    pub(super) const fn unauthenticated(mut self) -> Self {
-        self.is_authenticated = false;
+    /// The same answer, logged.
+    pub(super) fn logged(self) -> Self {
+        self.log();
         self
     }
 

@@ -49,11 +49,6 @@ impl Admission {
     pub(super) const fn is_authenticated(&self) -> bool {
         matches!(self, Self::Granted)
     }
-
-    /// Whether somebody may send it who knows no secret here.
-    pub(super) const fn is_unproven(&self) -> bool {
-        matches!(self, Self::IfSigned(_))
-    }
 }
 
 /// Why a request was not let in.

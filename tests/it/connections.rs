@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::support::events::{SAMPLE_TIME, message};
+use crate::support::raw::Raw;
 use crate::support::server::{Options, Server, WEBHOOK};
 use crate::support::{PATIENCE, eventually, fresh_id};
 
@@ -95,57 +96,151 @@ async fn whoever_is_slow_is_let_go_and_holds_nobody_up() {
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&c), "{c:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_idle_connection_ends_wherever_it_stopped_and_one_with_a_watch_stays() {
-    let server = Server::start(&Options::default().env("LEADFOLD_IDLE_CONNECTION_SECONDS", "1"));
-    let mut after_a_request = connect(&server.http).await;
-    after_a_request.write_all(request(&event()).as_bytes()).await.expect("sent");
-    let mut half_a_preface = connect(&server.grpc).await;
-    half_a_preface.write_all(b"PRI * HTTP/2.0\r\n").await.expect("sent");
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_idle_connection_lives_as_long_as_it_may_and_one_with_a_watch_stays() {
+    // Longer than headers may take, and longer than a connection may be silent in other places.
+    let server = Server::start(&Options::default().env("LEADFOLD_IDLE_CONNECTION_SECONDS", "12"));
     let lead_id = fresh_id();
     let channel = server.channel();
     let mut watch = crate::support::watching::LeadWatch::over(&channel, &lead_id, 0).await.expect("the stream opens");
     watch.next().await;
-    for (name, mut stream) in [("after a request", after_a_request), ("half a preface", half_a_preface)] {
-        let mut rest = Vec::new();
-        let ended = timeout(Duration::from_secs(6), stream.read_to_end(&mut rest)).await;
-        assert!(ended.is_ok(), "{name}: it stays");
-    }
-    // A connection that is used goes on.
-    let mut used = connect(&server.http).await;
-    for _ in 0..8 {
-        used.write_all(request(&event()).as_bytes()).await.expect("sent");
-        let mut status = [0; 12];
-        timeout(PATIENCE, used.read_exact(&mut status)).await.expect("in time").expect("an answer");
-        assert_eq!(&status, b"HTTP/1.1 200");
-        let mut rest = [0; 4096];
-        let _ = timeout(Duration::from_millis(400), used.read(&mut rest)).await;
-        sleep(Duration::from_millis(100)).await;
-    }
+    let expected = Duration::from_secs(11)..PATIENCE;
+    let idle = [&server.http, &server.admin].map(async |address| {
+        let mut connection = Raw::to(address).await;
+        let request = if *address == server.http { request(&event()) } else { "GET /livez HTTP/1.1\r\nhost: l\r\n\r\n".to_owned() };
+        assert!(!connection.ask(&request).await.is_last());
+        sleep(Duration::from_secs(3)).await;
+        assert_eq!(connection.ask(request).await.status, 200);
+        let began = Instant::now();
+        assert!(connection.ends_within(PATIENCE).await, "HTTP/1.1 stays");
+        assert!(expected.contains(&began.elapsed()), "HTTP/1.1 ended after {:?}", began.elapsed());
+    });
+    // By HTTP/2, requests count, and neither pings nor what else is said.
+    let pinged = [&server.http, &server.grpc].map(async |address| {
+        let began = Instant::now();
+        let (client, mut connection) = h2::client::handshake(connect(address).await).await.expect("HTTP/2");
+        let mut pings = connection.ping_pong().expect("pings");
+        let pinging = tokio::spawn(async move {
+            while pings.ping(h2::Ping::opaque()).await.is_ok() {
+                sleep(Duration::from_millis(200)).await
+            }
+        });
+        timeout(PATIENCE, connection).await.expect("HTTP/2 stays although it asks nothing").expect("it ends well");
+        assert!(expected.contains(&began.elapsed()), "HTTP/2 ended after {:?}", began.elapsed());
+        pinging.await.expect("the pings end");
+        drop(client);
+    });
+    let half_a_preface = async {
+        let mut connection = Raw::to(&server.grpc).await;
+        let began = Instant::now();
+        connection.send("PRI * HTTP/2.0\r\n").await;
+        assert!(connection.ends_within(PATIENCE).await, "half a preface stays");
+        assert!((Duration::from_secs(9)..Duration::from_secs(12)).contains(&began.elapsed()), "half a preface: {:?}", began.elapsed());
+    };
+    let half_a_head = async {
+        let mut connection = Raw::to(&server.http).await;
+        assert_eq!(connection.ask(request(&event())).await.status, 200);
+        let began = Instant::now();
+        connection.send(&request(&event())[..40]).await;
+        let answer = connection.answer().await;
+        assert!(answer.status == 408 && answer.is_last() && !answer.error().is_empty(), "{answer:?}");
+        assert!((Duration::from_secs(9)..Duration::from_secs(12)).contains(&began.elapsed()), "half a head: {:?}", began.elapsed());
+    };
+    tokio::join!(futures::future::join_all(idle), futures::future::join_all(pinged), half_a_preface, half_a_head);
+    assert_eq!(server.logs().matches("status=408").count(), 2, "{}", server.logs());
     let newest = server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
-    assert_eq!(crate::support::watching::version(&watch.next().await), newest);
+    let told = async { while crate::support::watching::version(&watch.next().await) != newest {} };
+    timeout(PATIENCE, told).await.expect("the watch goes on");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_have_a_number_and_a_size() {
+async fn a_short_idle_time_ends_what_is_idle_and_nothing_else() {
+    let server = Server::start(&Options::default().env("LEADFOLD_IDLE_CONNECTION_SECONDS", "1"));
+    let mut idle = Raw::to(&server.http).await;
+    assert_eq!(idle.ask(request(&event())).await.status, 200);
+    assert!(idle.ends_within(Duration::from_secs(6)).await, "it stays");
+    // A connection that is used goes on, and a request that takes longer is not idle.
+    let (mut used, began) = (Raw::to(&server.http).await, Instant::now());
+    while began.elapsed() < Duration::from_secs(3) {
+        let answer = used.ask(request(&event())).await;
+        assert!(answer.status == 200 && !answer.is_last(), "{answer:?}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    let (slow, event) = (request(&event()), began.elapsed());
+    let (head, body) = slow.split_at(slow.len() - 20);
+    used.send(head).await;
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(used.ask(body).await.status, 200, "after {event:?}");
+}
+
+/// A page that is closed while it watches by HTTP/1.1 is noticed, although one that closes its sending half is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_by_http_1_ends_when_its_reader_is_gone() {
     let server = Server::start(&Options::default());
-    let with = async |headers: &str| {
+    let mut watch = Raw::to(&server.grpc).await;
+    // A message of no bytes but the id of a lead.
+    let message = b"\0\0\0\0\x03\x0a\x01x";
+    let head = "POST /leadfold.v1.LeadService/WatchLead HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc-web+proto\r\ncontent-length: 8\r\n\r\n";
+    watch.send([head.as_bytes(), message].concat()).await;
+    let answer = watch.answer().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let gauge = "leadfold_connections{listener=\"grpc\"}";
+    server.eventually_metric(gauge, 1.0).await;
+    drop(watch);
+    let began = Instant::now();
+    server.eventually_metric(gauge, 0.0).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "only after {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_have_the_same_number_and_size_by_both_protocols() {
+    let server = Server::start(&Options::default());
+    let many = |count: usize| (0..count).map(|number| (format!("x-{number}"), "y".to_owned())).collect::<Vec<_>>();
+    let large = |bytes: usize| vec![("x-large".to_owned(), "y".repeat(bytes))];
+    let cases = [
+        (many(90), 200),
+        (many(101), 431),
+        (large(32 << 10), 200),
+        (large(60 << 10), 200),
+        (large(66 << 10), 431),
+        (large(100 << 10), 431),
+    ];
+    for (headers, status) in &cases {
         let body = event();
-        let text = format!("POST {WEBHOOK} HTTP/1.1\r\n{HEAD}{headers}content-length: {}\r\n\r\n{body}", body.len());
-        let mut stream = connect(&server.http).await;
-        // The answer may come before everything is sent.
-        let _ = stream.write_all(text.as_bytes()).await;
-        statuses(&answers(&mut stream).await)
-    };
-    let many = |count: usize| (0..count).map(|number| format!("x-{number}: y\r\n")).collect::<String>();
-    assert_eq!(with(&many(90)).await, [200]);
-    assert_eq!(with(&many(101)).await, [431]);
-    assert_eq!(with(&format!("x: {}\r\n", "y".repeat(32 * 1024))).await, [200]);
-    assert_eq!(with(&format!("x: {}\r\n", "y".repeat(100 * 1024))).await, [431]);
-    let path = format!("POST /{} HTTP/1.1\r\n{HEAD}\r\n", "y".repeat(100 * 1024));
-    let mut stream = connect(&server.http).await;
-    let _ = stream.write_all(path.as_bytes()).await;
-    assert!(statuses(&answers(&mut stream).await).iter().all(|status| [414, 431].contains(status)));
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut connection = Raw::to(&server.http).await;
+        connection.send(format!("POST {WEBHOOK} HTTP/1.1\r\n{HEAD}{lines}content-length: {}\r\n\r\n{body}", body.len())).await;
+        let answer = connection.answer().await;
+        assert_eq!(answer.status, *status, "HTTP/1.1, {} headers: {answer:?}", headers.len());
+        if *status == 431 {
+            assert!(answer.error().contains("100 headers and 64 KiB") && answer.is_last(), "{answer:?}");
+        }
+    }
+    let (mut client, connection) =
+        h2::client::Builder::new().handshake::<_, bytes::Bytes>(connect(&server.http).await).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    for (headers, status) in &cases {
+        let mut request = http::Request::post(format!("http://l{WEBHOOK}")).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let (answer, mut body) = client.send_request(request.body(()).expect("a request"), false).expect("sent");
+        let _ = body.send_data(event().into(), true);
+        let answer = timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
+        assert_eq!(answer.status(), *status, "HTTP/2, {} headers", headers.len());
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let mut body = answer.into_body();
+        let text = body.data().await.expect("a body").expect("a body");
+        assert!(*status != 431 || String::from_utf8_lossy(&text).contains("100 headers and 64 KiB"), "{text:?}");
+        client = client.ready().await.expect("the connection goes on");
+    }
+    drop(client);
+    connection.abort();
+    assert_eq!(server.logs().matches("status=431").count(), 6, "{}", server.logs());
+    // A path has no limit of its own.
+    let mut connection = Raw::to(&server.http).await;
+    let answer = connection.ask(format!("POST /{} HTTP/1.1\r\n{HEAD}\r\n", "y".repeat(100 * 1024))).await;
+    assert!([414, 431].contains(&answer.status) && !answer.error().is_empty(), "{answer:?}");
     assert_eq!(server.post(event()).await.status, 200);
 }
 

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tonic::Code;
 
 use crate::support::events::{SAMPLE_TIME, message};
+use crate::support::raw::Raw;
 use crate::support::server::{Server, WEBHOOK};
 use crate::support::{PATIENCE, Setup, eventually, fresh_id};
 
@@ -99,17 +100,134 @@ async fn older_and_odder_ways_to_post_are_understood() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn odd_methods_and_compressed_bodies_are_refused() {
+async fn every_refusal_is_a_line_of_json_and_a_line_of_the_log() {
     let server = Setup::embedded();
+    let json = "content-type: application/json\r\n";
     let (event, length) = event(&fresh_id());
-    let lower = post(WEBHOOK, "HTTP/1.1", &length, &event).replacen("POST", "post", 1);
-    let told = talk(&server, lower.as_bytes(), 1).await;
-    assert_eq!(statuses(&told), ["405"], "methods are upper case: {told}");
-    // What is not JSON as it stands is not taken for it, whatever it would be after unpacking.
-    let packed = "\x1f\x08 not really gzip";
-    let headers = format!("content-length: {}\r\ncontent-encoding: gzip\r\n", packed.len());
-    let told = talk(&server, post(WEBHOOK, "HTTP/1.1", &headers, packed).as_bytes(), 1).await;
-    assert!(["400", "415"].contains(&statuses(&told)[0]), "{told}");
+    let to = |target: &str| format!("POST {target} HTTP/1.1\r\nhost: l\r\n{json}{length}\r\n{event}");
+    let with = |headers: &str| format!("POST {WEBHOOK} HTTP/1.1\r\nhost: l\r\n{json}{headers}\r\n{event}");
+    let chunks = format!("{:x}\r\n{event}\r\n0\r\n\r\n", event.len());
+    let encoded = |coding: &str| format!("POST {WEBHOOK} HTTP/1.1\r\nhost: l\r\n{json}transfer-encoding: {coding}\r\n\r\n{chunks}");
+    let by = |method: &str| to(WEBHOOK).replacen("POST", method, 1);
+    // What is refused, the statuses that may be said, and whether the connection may go on.
+    let cases: [(String, &[u16], bool); 43] = [
+        (to("/webhooks/omniai/"), &[404], true),
+        (to("//webhooks/omniai"), &[404], true),
+        (to("/Webhooks/OmniAI"), &[404], true),
+        (to("/webhooks/%6fmniai"), &[404], true),
+        (to("/webhooks/omniai/a/b"), &[404], true),
+        (to("/webhooks"), &[404], true),
+        (to("/"), &[404], true),
+        (to("http://leads.example"), &[404], true),
+        (to("http://leads.example/nowhere"), &[404], true),
+        (to("/webhooks/omniai/%ff"), &[400], true),
+        (to("/webhooks/omniai/%zz"), &[400], true),
+        (to("/webhooks/omniai/a%2"), &[400], true),
+        (by("GET"), &[405], true),
+        (by("HEAD"), &[405], true),
+        (by("PUT"), &[405], true),
+        (by("PATCH"), &[405], true),
+        (by("DELETE"), &[405], true),
+        (by("OPTIONS"), &[405], true),
+        (by("TRACE"), &[405], true),
+        (by("PURGE"), &[405], true),
+        (by("post"), &[405], true),
+        (format!("OPTIONS * HTTP/1.1\r\nhost: l\r\n{length}\r\n{event}"), &[404, 405], true),
+        (format!("CONNECT l:80 HTTP/1.1\r\nhost: l\r\n{length}\r\n{event}"), &[404, 405], true),
+        (with(&format!("x: a\r\n folded\r\n{length}")), &[400], false),
+        (with("content-length: x\r\n"), &[400], false),
+        (with("content-length: -1\r\n"), &[400], false),
+        (with("content-length: +5\r\n"), &[400], false),
+        (with("content-length: 5, 5\r\n"), &[400], false),
+        (with("content-length: 99999999999999999999999\r\n"), &[400], false),
+        (with("content-length: 5\r\ncontent-length: 6\r\n"), &[400], false),
+        (with(&format!("no colon\r\n{length}")), &[400], false),
+        (with(&format!("sp ace: x\r\n{length}")), &[400], false),
+        (to(WEBHOOK).replacen("HTTP/1.1", "HTTP/1.2", 1), &[400, 505], false),
+        (to(WEBHOOK).replacen("HTTP/1.1", "HTTP/3.0", 1), &[400, 505], false),
+        ("hello\r\n\r\n".to_owned(), &[400], false),
+        (to(WEBHOOK).replacen("host: l\r\n", "", 1), &[400], true),
+        (to(WEBHOOK).replacen("host: l\r\n", "host: l\r\nhost: l\r\n", 1), &[400], true),
+        (to(WEBHOOK).replacen("host: l\r\n", "host: a b\r\n", 1), &[400], true),
+        (encoded("identity"), &[400, 501], false),
+        (encoded("gzip, chunked"), &[400, 501], true),
+        (encoded("gzip\r\ntransfer-encoding: chunked"), &[400, 501], true),
+        (with(&format!("content-encoding: gzip\r\n{length}")), &[415], true),
+        (with(&format!("content-encoding: identity, br\r\n{length}")), &[415], true),
+    ];
+    for (request, statuses, goes_on) in cases {
+        let logged = server.logs().matches(" refused ").count();
+        let mut connection = Raw::to(&server.http).await;
+        let answer = connection.ask(&request).await;
+        let (first, is_head) = (request.lines().next().unwrap_or_default(), request.starts_with("HEAD"));
+        assert!(statuses.contains(&answer.status), "{first}: {answer:?}\n{request}");
+        if !is_head {
+            answer.error();
+        }
+        assert_eq!(answer.header("allow"), if answer.status == 405 { "post" } else { "" }, "{first}: {answer:?}");
+        assert!(goes_on || answer.is_last(), "{first}: {answer:?}");
+        if !is_head && !answer.is_last() {
+            assert_eq!(connection.ask(to(WEBHOOK)).await.status, 200, "after {first}");
+        } else if !is_head {
+            assert!(connection.ends_within(PATIENCE).await, "{first}");
+        }
+        let lines =
+            eventually("it is logged", async || Some(server.logs().matches(" refused ").count()).filter(|lines| *lines > logged)).await;
+        assert_eq!(lines, logged + 1, "{first}: {}", server.logs());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_are_compared_as_http_says() {
+    let server = Setup::embedded();
+    for headers in [
+        "content-type: Application/JSON; charset=\"utf-8\"",
+        "Content-Type:application/json",
+        "content-type: \tapplication/json \t",
+        "content-type: application/cloudevents+json",
+        "content-type: application/json\r\ncontent-encoding: Identity",
+        "content-type: application/json\r\ncontent-encoding:",
+        "content-type: application/json\r\ncontent-encoding: identity, identity",
+        "content-type: application/json\r\nconnection: Keep-Alive, TE",
+    ] {
+        let (event, length) = event(&fresh_id());
+        let mut connection = Raw::to(&server.http).await;
+        let answer = connection.ask(format!("POST {WEBHOOK} HTTP/1.1\r\nHOST: l\r\n{headers}\r\n{length}\r\n{event}")).await;
+        assert_eq!(answer.status, 200, "{headers}: {answer:?}");
+    }
+    // A workspace in the path is decoded.
+    let (event, length) = event(&fresh_id());
+    let target = "/webhooks/omniai/a%20b";
+    let answer = Raw::to(&server.http).await.ask(post(target, "HTTP/1.1", &length, &event)).await;
+    assert!([200, 400].contains(&answer.status), "{answer:?}");
+}
+
+/// What changes something is done by POST alone, on every listener.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn other_methods_run_nothing() {
+    let server = Setup::embedded();
+    let lead_id = "x";
+    server.apply(&message(lead_id, "a1", SAMPLE_TIME)).await;
+    let call = "\0\0\0\0\x03\x0a\x01x";
+    for address in [&server.grpc, &server.admin, &server.http] {
+        for method in ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "post"] {
+            for content_type in ["application/grpc-web+proto", "application/grpc", "text/plain"] {
+                let request = format!(
+                    "{method} /leadfold.v1.LeadService/DeleteLead HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\n\
+                     content-length: {}\r\n\r\n{call}",
+                    call.len()
+                );
+                let answer = Raw::to(address).await.ask(request).await;
+                assert!([404, 405].contains(&answer.status), "{method} {content_type}: {answer:?}");
+            }
+        }
+    }
+    server.lead(lead_id).await;
+    // Probes are read.
+    for (method, path, status) in [("GET", "/livez", 200), ("HEAD", "/livez", 200), ("POST", "/livez", 405), ("DELETE", "/metrics", 405)] {
+        let answer = Raw::to(&server.admin).await.ask(format!("{method} {path} HTTP/1.0\r\n\r\n")).await;
+        assert_eq!(answer.status, status, "{method} {path}: {answer:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

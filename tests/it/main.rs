@@ -19,6 +19,7 @@ mod deploy;
 mod faults;
 mod foreign;
 mod foreign_pages;
+mod gone_senders;
 mod grpc_port;
 mod grpcurl;
 mod guarantees;

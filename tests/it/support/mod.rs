@@ -7,6 +7,7 @@ pub mod events;
 pub mod ledger;
 pub mod proxies;
 pub mod proxy;
+pub mod raw;
 pub mod redis;
 pub mod redis_cluster;
 pub mod sentinels;
