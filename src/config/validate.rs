@@ -106,8 +106,14 @@ impl ServeArgs {
         let max_history = number("--max-history", self.max_history, 256, 1_000_000, &mut wrong);
         let feed_length = number("--feed-length", self.feed_length, 10, 10_000_000, &mut wrong);
         let max_body_bytes = number("--max-body-bytes", self.max_body_bytes, 1024, 64 << 20, &mut wrong);
-        let drain = number("--drain-seconds", self.drain_seconds, 0, 10, &mut wrong);
-        let drain_delay = number("--drain-delay-ms", self.drain_delay_ms, 0, 5000, &mut wrong);
+        let drain: u64 = number("--drain-seconds", self.drain_seconds, 0, 10, &mut wrong);
+        let drain_delay: u64 = number("--drain-delay-ms", self.drain_delay_ms, 0, 5000, &mut wrong);
+        // With no time at all everything is dropped, and nothing is waited for.
+        if drain > 0 && drain_delay >= drain.saturating_mul(1000) {
+            wrong.push(format!(
+                "--drain-delay-ms {drain_delay} leaves nothing of --drain-seconds {drain} to finish requests: use a shorter delay or more seconds"
+            ));
+        }
         let max_connections = number("--max-connections", self.max_connections, 1, 1_000_000, &mut wrong);
         let max_watches = number("--max-watches", self.max_watches, 1, 10_000_000, &mut wrong);
         let per_connection = number("--max-watches-per-connection", self.max_watches_per_connection, 1, 1_000_000, &mut wrong);
@@ -241,6 +247,14 @@ mod tests {
         ]);
         assert_eq!(lines.len(), 5, "{lines:?}");
         assert_eq!(lines[2], "--partitions 0 is out of range: use 1 to 1024");
+    }
+
+    #[test]
+    fn the_delay_of_the_end_leaves_time_to_drain() {
+        let line = &wrong(&["--drain-delay-ms", "5000", "--drain-seconds", "2"])[0];
+        assert!(line.starts_with("--drain-delay-ms 5000 ") && line.contains("--drain-seconds 2"), "{line}");
+        assert_eq!(wrong(&["--drain-delay-ms", "1000", "--drain-seconds", "1"]).len(), 1);
+        assert!(validate(&["--drain-seconds", "1"]).is_ok() && validate(&["--drain-seconds", "0"]).is_ok());
     }
 
     #[test]

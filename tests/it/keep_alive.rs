@@ -245,6 +245,70 @@ async fn from_the_signal_to_end_on_every_answer_is_the_last_of_its_connection() 
     assert!(tokio::task::block_in_place(|| server.terminate()).status.success());
 }
 
+/// Posts a body by HTTP/2, once there is room for each part of it, and returns the status of the answer.
+async fn post_by_http_2(client: &mut h2::client::SendRequest<bytes::Bytes>, headers: &[(&str, &str)], body: &[u8]) -> u16 {
+    let mut request = http::Request::post(format!("http://l{WEBHOOK}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    *client = client.clone().ready().await.expect("the connection goes on");
+    let (answer, mut sending) = client.send_request(request.body(()).expect("a request"), false).expect("sent");
+    let send = async {
+        for part in body.chunks(16 * 1024) {
+            sending.reserve_capacity(part.len());
+            while sending.capacity() < part.len() {
+                // The server has answered, and wants no more.
+                if !matches!(std::future::poll_fn(|context| sending.poll_capacity(context)).await, Some(Ok(_))) {
+                    return;
+                }
+            }
+            if sending.send_data(bytes::Bytes::copy_from_slice(part), false).is_err() {
+                return;
+            }
+        }
+        let _ = sending.send_data(bytes::Bytes::new(), true);
+    };
+    let ((), answer) = tokio::time::timeout(PATIENCE, async { tokio::join!(send, answer) }).await.expect("an answer in time");
+    answer.expect("an answer").status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn refusals_by_http_2_arrive_and_harm_no_other_stream() {
+    let server = Server::start(&guarded());
+    let tcp = tokio::net::TcpStream::connect(&server.http).await.expect("a connection");
+    let (client, connection) = h2::client::handshake(tcp).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let json = ("content-type", "application/json");
+    let known = [json, ("x-webhook-secret", SECRET)];
+    // 20 MB is more than is read of a refused body.
+    for length in [200, 70_000, 1_000_000, 2_000_000, 20_000_000] {
+        let (mut one, mut other, body, event) = (client.clone(), client.clone(), vec![b'x'; length], event());
+        let unknown = [json];
+        let refused = post_by_http_2(&mut one, &unknown, &body);
+        let good = async {
+            for _ in 0..5 {
+                assert_eq!(post_by_http_2(&mut other, &known, event.as_bytes()).await, 200, "{length}");
+            }
+        };
+        assert_eq!(tokio::join!(refused, good).0, 401, "{length}");
+    }
+    // Nobody can be told to continue by HTTP/2 here. One that sends all the same is taken, and one that waits is answered
+    // before it gives up.
+    let expecting = [known[0], known[1], ("expect", "100-continue")];
+    assert_eq!(post_by_http_2(&mut client.clone(), &expecting, event().as_bytes()).await, 200);
+    let request =
+        expecting.iter().fold(http::Request::post(format!("http://l{WEBHOOK}")), |request, (name, value)| request.header(*name, *value));
+    let (answer, body) = client.clone().send_request(request.body(()).expect("a request"), false).expect("sent");
+    let began = Instant::now();
+    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status(), 417);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(body);
+    assert_eq!(post_by_http_2(&mut client.clone(), &known, event().as_bytes()).await, 200);
+    drop(client);
+    connection.abort();
+}
+
 /// `LEADFOLD_TEST_KEEP_ALIVE=5000` for the full number of each size.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn refused_senders_cost_others_nothing_in_pools_and_behind_proxies() {
