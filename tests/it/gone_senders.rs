@@ -34,7 +34,7 @@ const WAYS: [fn(&str) -> String; 3] = [
 fn event(at: usize) -> (String, String) {
     let lead_id = fresh_id();
     let mut event = message(&lead_id, "a1", SAMPLE_TIME);
-    if at % 10 == 0 {
+    if at.is_multiple_of(10) {
         event["padding"] = "x".repeat(150_000).into();
     }
     (lead_id, event.to_string())

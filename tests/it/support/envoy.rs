@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 use super::certificates::Certified;
-use super::proxies::Traffic;
+use super::proxies::{Traffic, is_left_out};
 use super::redis::free_port;
 
 const CONNECTION_MANAGER: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -35,9 +35,7 @@ impl Envoy {
     /// It is not among the clients.
     pub fn start(clients: &Path, servers: &[(Traffic, &str)], certificate: Option<&Certified>) -> Option<Self> {
         let program = clients.join("bin/envoy");
-        let left_out = std::env::var("LEADFOLD_TEST_WITHOUT").unwrap_or_default();
-        if left_out.split_whitespace().any(|name| name == "envoy") {
-            eprintln!("SKIPPED: Envoy is not installed");
+        if is_left_out("envoy") {
             return None;
         }
         assert!(program.exists(), "{} is not there: .ci/run installs it", program.display());

@@ -147,12 +147,25 @@ fn haproxy(traffic: Traffic, address: &str, server: &str) -> String {
     )
 }
 
+/// Whether `LEADFOLD_TEST_WITHOUT` says that a program cannot be had here, and its tests are to be left out.
+pub fn is_left_out(program: &str) -> bool {
+    let left_out = std::env::var("LEADFOLD_TEST_WITHOUT").unwrap_or_default();
+    let is_left_out = left_out.split_whitespace().any(|name| name == program);
+    if is_left_out {
+        eprintln!("SKIPPED: {program} cannot be had here");
+    }
+    is_left_out
+}
+
 /// Where a program of other people is; `None`: it is not installed, and the test that needs it is left out.
 ///
 /// # Panics
 /// It is not installed, but `CI` or `LEADFOLD_TEST_CLIENTS` is set: there everything has been prepared, and nothing may be
 /// left out.
 pub fn installed(program: &str) -> Option<PathBuf> {
+    if is_left_out(program) {
+        return None;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     // Where distributions have servers, which is not in the path of every user.
     let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);

@@ -82,11 +82,6 @@ impl Raw {
         }
     }
 
-    /// The next answer, even an interim one.
-    pub async fn interim(&mut self) -> RawAnswer {
-        timeout(PATIENCE, self.next_answer()).await.expect("an answer in time").expect("an answer")
-    }
-
     /// The next answer, interim ones left out.
     pub async fn answer(&mut self) -> RawAnswer {
         self.try_answer().await.expect("an answer")
