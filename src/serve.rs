@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use http::Request;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, interval_at, sleep_until, timeout, timeout_at};
 use tower::ServiceExt;
 
@@ -196,10 +196,12 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     }
     let first = look_at_health(&reporter, &health, None).await;
     let looking_after = tokio::spawn(look_after_health(reporter.clone(), health.clone(), first));
+    // Whoever reads that it is ready may end it at once.
+    let mut signals = EndSignals::listen()?;
     announce(&addresses);
     tracing::info!(store = store.name(), "ready");
 
-    signalled().await?;
+    signals.next().await;
     let deadline = Instant::now() + config.drain;
     tracing::info!("draining");
     health.stop();
@@ -209,7 +211,7 @@ pub async fn serve(config: ServeConfig, announce: impl FnOnce(&Addresses)) -> an
     reporter.set_serving(false);
     let is_hurried = tokio::select! {
         () = drain(config.drain_delay, deadline, &hub, &reporter, &shutdown) => false,
-        again = signalled() => again.map(|()| true)?,
+        () = signals.next() => true,
     };
     shutdown.abort.cancel();
     admin_shutdown.polite.cancel();
@@ -364,11 +366,22 @@ async fn end_streams_of_fallen_tokens(tokens: Arc<Tokens>, hub: Arc<Hub>) {
     }
 }
 
-async fn signalled() -> anyhow::Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that end the process.
+struct EndSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    /// From now on they end the process in order: before, they kill it.
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
