@@ -27,6 +27,8 @@ use super::{BoxError, ConnectionNumber, ConnectionWatches, Peer, Settings};
 
 /// How long the body of a request may take that is answered before it was read, since the request began.
 const DISCARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long its sender may send nothing meanwhile: it may wait for the answer.
+const DISCARD_SILENCE: Duration = Duration::from_secs(3);
 /// How long a gRPC call that has been answered may send nothing: its client may keep its side open for the whole call.
 const CALL_SILENCE: Duration = Duration::from_millis(200);
 /// How long a sender by HTTP/2 may wait for a `100 Continue`, which hyper cannot send there. Most go on after a second.
@@ -90,7 +92,7 @@ impl Edge {
         let limits = Discard {
             bytes: self.settings.max_discarded,
             until: Instant::now() + DISCARD_TIMEOUT,
-            silence: if !is_http1 && is_call(&parts.headers) { CALL_SILENCE } else { DISCARD_TIMEOUT },
+            silence: if !is_http1 && is_call(&parts.headers) { CALL_SILENCE } else { DISCARD_SILENCE },
             is_held_back,
         };
         let mut refusal = check(&parts).err();

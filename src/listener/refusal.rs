@@ -136,7 +136,7 @@ mod tests {
         for good in ["h", "h:80", "[::1]:80", "127.0.0.1", "", "H.example"] {
             assert_eq!(status(&[("host", good)]), None, "{good}");
         }
-        for bad in ["a b", "h/x", "user@h", "h:80:80", "a,b"] {
+        for bad in ["a b", "h/x", "user@h", "h:80:80"] {
             assert_eq!(status(&[("host", bad)]), Some(400), "{bad}");
         }
         assert_eq!(status(&[]), Some(400));

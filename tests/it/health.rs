@@ -109,7 +109,7 @@ async fn readiness_is_told_to_those_who_ask_for_something_that_there_is() {
         let (status, report) = ready(&server, &format!("?for={audience}")).await;
         assert_eq!((status, &report["for"]), (200, &audience.into()), "{report}");
     }
-    assert_eq!(server.admin("/readyz?for=fun").await, (400, "for: webhooks, reads or everyone\n".to_owned()));
+    assert_eq!(server.admin("/readyz?for=fun").await, (400, "{\"error\":\"for: webhooks, reads or everyone\"}\n".to_owned()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
