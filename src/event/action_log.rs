@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::{Object, Payload, Scalar, Tool};
+use super::{List, Object, Payload, Scalar, Tool};
 
 /// The event as a whole.
 #[derive(Debug, Deserialize)]
@@ -41,7 +41,7 @@ pub struct ActionLog<'a> {
     #[serde(borrow)]
     pub output: Option<Payload<'a>>,
     #[serde(borrow)]
-    pub messages: Option<Vec<Option<Object<Message<'a>>>>>,
+    pub messages: Option<List<Option<Object<Message<'a>>>>>,
     #[serde(borrow)]
     pub completed_at: Option<Scalar<'a>>,
     #[serde(borrow)]
@@ -64,7 +64,7 @@ pub struct Message<'a> {
     #[serde(borrow)]
     pub direction: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub documents: Option<Vec<Option<Object<MessageDocument<'a>>>>>,
+    pub documents: Option<List<Option<Object<MessageDocument<'a>>>>>,
 }
 
 /// A document of a message.
@@ -85,7 +85,7 @@ pub struct MessageDocument<'a> {
 impl<'a> ActionLog<'a> {
     /// The messages that are there.
     pub fn messages(&self) -> impl Iterator<Item = (usize, &Message<'a>)> {
-        let all = self.messages.iter().flatten().enumerate();
+        let all = self.messages.iter().flat_map(|list| list.iter()).enumerate();
         all.filter_map(|(index, message)| Some((index, &**message.as_ref()?)))
     }
 }
@@ -93,6 +93,6 @@ impl<'a> ActionLog<'a> {
 impl<'a> Message<'a> {
     /// The documents that are there.
     pub fn documents(&self) -> impl Iterator<Item = &MessageDocument<'a>> {
-        self.documents.iter().flatten().filter_map(|document| document.as_deref())
+        self.documents.iter().flat_map(|list| list.iter()).filter_map(|document| document.as_deref())
     }
 }

@@ -83,10 +83,12 @@ fn repaired(body: &[u8]) -> Option<String> {
                 Some(word) => (Some("null"), word.len()),
                 None => (None, 1),
             },
+            b'\t' => (Some("\\t"), 1),
+            b'\n' => (Some("\\n"), 1),
+            b'\r' => (Some("\\r"), 1),
             control => {
-                use std::fmt::Write;
-                // Writing to a string cannot fail.
-                let _ = write!(out, "\\u{control:04x}");
+                out.push_str(if control < 0x10 { "\\u000" } else { "\\u001" });
+                out.push(char::from(b"0123456789abcdef"[usize::from(control & 15)]));
                 (Some(""), 1)
             }
         };

@@ -6,7 +6,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use super::{Object, Scalar, compact};
+use super::{List, Object, Scalar, compact};
 use crate::lead::ProfileKey;
 
 /// The event as a whole.
@@ -64,7 +64,7 @@ pub struct LeadData<'a> {
     #[serde(borrow)]
     pub source: Patch<'a>,
     #[serde(borrow)]
-    pub checklist_items: Option<Vec<Option<Object<ChecklistItemUpdate<'a>>>>>,
+    pub checklist_items: Option<List<Option<Object<ChecklistItemUpdate<'a>>>>>,
 }
 
 impl<'a> LeadData<'a> {
@@ -100,7 +100,7 @@ pub struct ChecklistItemUpdate<'a> {
     #[serde(borrow)]
     pub updated_at: Option<Scalar<'a>>,
     #[serde(borrow)]
-    pub documents: Option<Vec<Option<Object<ItemDocument<'a>>>>>,
+    pub documents: Option<List<Option<Object<ItemDocument<'a>>>>>,
 }
 
 /// A document that was handed in for a checklist item.

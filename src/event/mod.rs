@@ -23,7 +23,7 @@ pub use payload::{Payload, Tool};
 pub use scalar::{Scalar, compact, size};
 pub use text::Text;
 
-use object::Object;
+use object::{List, Object};
 
 /// One event of the sender.
 #[derive(Debug)]
@@ -106,7 +106,15 @@ pub fn parse<'a>(body: &'a Body<'_>) -> Result<Event<'a>, Refusal> {
 fn parse_text(body: &str) -> Result<Event<'_>, Refusal> {
     // Nearly all events are action logs, and nearly all need one look at each value: one pass for them, others for the rest.
     let read = || serde_json::from_str::<ActionLogEvent<'_>>(body);
-    if let Ok(event) = scalar::quickly(read).or_else(|_| read())
+    let event = match scalar::quickly(read) {
+        // What is no JSON is none for the others. Only a number that does not fit is: its digits are looked at next.
+        Err(error) if !error.is_data() && !error.to_string().starts_with("number out of range") => {
+            return Err(Refusal::body(error.to_string()));
+        }
+        Err(_) => read(),
+        event => event,
+    };
+    if let Ok(event) = event
         && known(&event.event).is_some_and(|name| name.starts_with("action_log."))
     {
         return Ok(Event::ActionLog(event));

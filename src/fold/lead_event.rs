@@ -44,7 +44,7 @@ pub(super) fn lead_event(
         });
     }
     let (mut items, mut documents) = (Items::new(), Documents::new());
-    for (index, item) in data.checklist_items.iter().flatten().enumerate() {
+    for (index, item) in data.checklist_items.iter().flat_map(|list| list.iter()).enumerate() {
         let Some(item) = item else { continue };
         if let Some(item) = checklist_item(item, index, receipt, &mut documents, reader)? {
             items.add(item, || "data.checklistItems".to_owned())?;
@@ -86,7 +86,7 @@ fn checklist_item(
     }
     let updated = reader.time(Field::ItemUpdatedAt, &item.updated_at, receipt.at);
     let mut ids = Index::new();
-    for document in item.documents.iter().flatten().flatten() {
+    for document in item.documents.iter().flat_map(|list| list.iter()).flatten() {
         let document_id = reader.id(Field::ItemDocumentId, &document.document_id);
         let mention = || Mention {
             source: Source::ChecklistItem,

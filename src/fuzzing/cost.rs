@@ -20,7 +20,7 @@ const MOST: Duration = Duration::from_millis(250);
 const SLOWER: u32 = if cfg!(fuzzing) {
     4
 } else if cfg!(debug_assertions) {
-    8
+    5
 } else {
     1
 };
