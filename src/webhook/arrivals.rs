@@ -1,8 +1,8 @@
 //! Bodies whose sender is not known yet, because the signature covers the body, or because nobody is asked for a secret.
 //!
 //! They share a fixed amount of memory. When it is full, a request has to give way: of the address that uses most, of its
-//! connection with most requests, the oldest one. So a peer that opens many requests and finishes none displaces its
-//! own, and a sender whose body arrives promptly is served, even behind the same address.
+//! connection that uses most, the oldest one. So a peer that opens many requests, or sends much, and finishes nothing
+//! displaces its own, and a sender whose small body arrives promptly is served, even behind the same address.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -45,6 +45,7 @@ struct Address {
 
 #[derive(Debug, Default)]
 struct Connection {
+    used: usize,
     /// By their order of arrival: what each uses, and what is dropped to tell it that it was displaced.
     requests: BTreeMap<u64, (usize, oneshot::Sender<()>)>,
 }
@@ -94,6 +95,7 @@ impl State {
         let Some(connection) = address.connections.get_mut(&source.connection) else { return false };
         let Some((used, _)) = connection.requests.get_mut(&number) else { return false };
         *used += bytes;
+        connection.used += bytes;
         address.used += bytes;
         self.used += bytes;
         true
@@ -105,6 +107,7 @@ impl State {
         let Some((used, _)) = connection.requests.remove(&number) else { return };
         self.used -= used;
         address.used -= used;
+        connection.used -= used;
         if connection.requests.is_empty() {
             address.connections.remove(&source.connection);
         }
@@ -120,16 +123,16 @@ impl State {
         }
     }
 
-    /// Of the addresses that use most, of the connection with most requests, the oldest request.
+    /// Of the addresses that use most, of the connection that uses most, the oldest request.
     fn greediest(&self) -> Option<(Source, u64)> {
         let most = self.addresses.values().map(|address| address.used).max()?;
         let addresses = self.addresses.iter().filter(|(_, address)| address.used == most);
         let connections = addresses.flat_map(|(address, of)| of.connections.iter().map(move |(number, of)| (*address, *number, of)));
         let oldest = connections.filter_map(|(address, connection, of)| {
             let (number, _) = of.requests.first_key_value()?;
-            Some((of.requests.len(), Reverse(*number), Source { address, connection }))
+            Some((of.used, Reverse(*number), Source { address, connection }))
         });
-        oldest.max_by_key(|(requests, number, _)| (*requests, *number)).map(|(_, Reverse(number), source)| (source, number))
+        oldest.max_by_key(|(used, number, _)| (*used, *number)).map(|(_, Reverse(number), source)| (source, number))
     }
 }
 
