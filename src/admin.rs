@@ -65,7 +65,7 @@ pub fn routes(health: Health, metrics: Metrics, tokens: Arc<Tokens>, board: Rout
 async fn only_the_board(State(grpc_port): State<u16>, request: Request, next: Next) -> Response {
     let headers = request.headers();
     let is_boards = wrong_port::is_grpc_web(headers) && board::is_call(request.uri().path());
-    if wrong_port::is_grpc(headers) && !is_boards {
+    if wrong_port::is_grpc(headers) && !is_boards && request.method() == http::Method::POST {
         return wrong_port::unimplemented(headers, "--admin-addr", grpc_port);
     }
     next.run(request).await

@@ -56,6 +56,9 @@ impl Guard {
     /// # Errors
     /// The request is to be refused.
     pub fn check<B>(&self, request: &Request<B>) -> Result<(), Refused> {
+        if is_from_the_network(request) {
+            return Ok(());
+        }
         self.check_host(request)?;
         self.check_origin(request)
     }
@@ -95,6 +98,15 @@ impl Guard {
         };
         if is_fine { Ok(()) } else { Err(Refused::OtherOrigin) }
     }
+}
+
+/// Whether no page sent a request, and it was sent to a name without a dot, or to none. Such a name is that of a machine or
+/// a service of the same network, as containers and proxies have them, and cannot be made to resolve here by somebody else.
+fn is_from_the_network<B>(request: &Request<B>) -> bool {
+    let headers = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
+    let mut hosts = headers.chain(request.uri().authority().map(|authority| Some(authority.as_str())));
+    let is_local = |host: &str| !host.is_empty() && !host.contains(['.', '@', '[', '%']);
+    !is_of_a_page(request.headers()) && hosts.all(|host| host.is_some_and(is_local))
 }
 
 /// Whether a browser sent a request for a page: those name the page's origin in every request that is not a GET or HEAD.

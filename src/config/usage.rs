@@ -31,7 +31,6 @@ impl Cli {
         })
     }
 
-    /// Also refuses a variable of the server that is empty where that is no reason to do without.
     fn parse_with_environment(arguments: Vec<OsString>) -> Result<Self, clap::Error> {
         let command = without_empty_variables(Self::command());
         let parsed = command.clone().try_get_matches_from(&arguments);
@@ -42,24 +41,14 @@ impl Cli {
             }
             parsed => parsed?,
         };
-        let cli = Self::from_arg_matches(&matches)?;
-        match &cli.command {
-            super::Command::Serve(args) => match args.empty_variable() {
-                Some(name) => {
-                    let said = format!("{name} is empty: give it a value, or unset it to do without\n");
-                    Err(Self::command().error(ErrorKind::InvalidValue, said))
-                }
-                None => Ok(cli),
-            },
-            _ => Ok(cli),
-        }
+        Self::from_arg_matches(&matches)
     }
 }
 
 impl ServeArgs {
     /// A variable that is empty where that is no reason to do without: whoever meant to lock a door, or to name a store,
     /// must not find it open, or its leads elsewhere.
-    fn empty_variable(&self) -> Option<&'static str> {
+    pub(super) fn empty_variable(&self) -> Option<&'static str> {
         let given = [
             ("LEADFOLD_TOKENS_FILE", self.security.tokens_file.is_some()),
             ("LEADFOLD_WEBHOOK_SECRET_FILE", self.security.webhook_secret_file.is_some()),

@@ -80,6 +80,9 @@ impl ServeArgs {
     /// Checks everything. `Err` has one line for each thing that is wrong: the flag, what is wrong, what to do.
     pub fn validate(self) -> Result<ServeConfig, Vec<String>> {
         let mut wrong = Vec::new();
+        if let Some(name) = self.empty_variable() {
+            wrong.push(format!("{name} is empty: give it a value, or unset it to do without"));
+        }
         self.check_addresses(&mut wrong);
         let listeners = Listeners { http: self.http_addr, grpc: self.grpc_addr, admin: self.admin_addr };
         let mutual = self.tls.grpc_client_ca.is_some();

@@ -23,7 +23,7 @@ use super::answers::Answers;
 use super::body::{self, Answer};
 use super::observe::{self, Shape};
 use super::request::{self, Arriving};
-use super::status::{connection_overloaded, connection_watches_full, overloaded, service_streams_full, unauthenticated};
+use super::status::{connection_overloaded, connection_watches_full, overloaded, service_streams_full, unauthenticated, unknown_rpc};
 use super::{Limits, deadline};
 use crate::auth::{Caller, Tokens};
 use crate::listener::{Budget, ConnectionWatches};
@@ -71,7 +71,7 @@ impl Gate {
 
     async fn call(&self, mut request: Request, next: Next) -> Result<(Response, Option<Answer>), Status> {
         let path = request.uri().path();
-        let (shape, is_open, most_kib) = (observe::shape(path), path.starts_with(OPEN), most_kib(path));
+        let (shape, is_open, usual_kib) = (observe::shape(path), path.starts_with(OPEN), usual_kib(path));
         if !is_open {
             match self.tokens.authenticate(request.headers()) {
                 Ok(caller) => drop(request.extensions_mut().insert(caller)),
@@ -85,8 +85,9 @@ impl Gate {
         let budget = watches.as_ref().map(|connection| connection.budget.clone()).unwrap_or_default();
         let places = if is_open { &self.open_calls } else { &self.calls };
         let answer = match shape {
-            // Its messages come as it goes on, or it is answered that there is no such call.
-            Shape::ClientStream | Shape::Unknown => {
+            Shape::Unknown => return Err(unknown_rpc(request.uri().path())),
+            // Its messages come as it goes on.
+            Shape::ClientStream => {
                 let _place = take(places, overloaded)?;
                 return Ok((next.run(request).await, None));
             }
@@ -114,10 +115,10 @@ impl Gate {
                     }
                 };
                 let place = take(places, overloaded)?;
-                // Room for the largest answer, before it is made. First of the connection: who waits for that takes nothing
-                // from others.
-                let of_connection = request::wait_for(&budget.waiting_kib, most_kib, until).await?;
-                let room = [of_connection, request::wait_for(&self.answers_kib, most_kib, until).await?];
+                // Room for the answer, before it is made. First of the connection: who waits for that takes nothing from
+                // others.
+                let of_connection = request::wait_for(&budget.waiting_kib, usual_kib, until).await?;
+                let room = [of_connection, request::wait_for(&self.answers_kib, usual_kib, until).await?];
                 let response = next.run(request).await;
                 drop(counted);
                 self.keep(response, room, place, call, &budget).await?
@@ -177,12 +178,13 @@ impl Gate {
     }
 }
 
-/// KiB of the largest answer of a call, or about that.
-fn most_kib(path: &str) -> u32 {
+/// KiB that hold nearly every answer of a call. A larger one takes more once it is made, and is refused if there is no more:
+/// if room for the largest were kept for each, few calls could run at once.
+fn usual_kib(path: &str) -> u32 {
     match path.rsplit('/').next().unwrap_or_default() {
-        "GetLead" => 1024,
-        name if name.starts_with("List") || name.starts_with("BatchGet") => 4 * 1024,
-        _ => 128,
+        "GetLead" => 64,
+        name if name.starts_with("List") || name.starts_with("BatchGet") => 512,
+        _ => 16,
     }
 }
 

@@ -129,6 +129,17 @@ pub(super) fn is_overload(status: &Status) -> bool {
     status.code() == Code::Unavailable && status.get_details_error_info().is_some_and(|info| info.reason == OVERLOADED)
 }
 
+/// There is no such rpc here.
+pub(super) fn unknown_rpc(path: &str) -> Status {
+    let message = format!("there is no rpc {path:.200} in this version of leadfold");
+    Status::with_error_details(Code::Unimplemented, message, details("UNKNOWN_RPC"))
+}
+
+/// The rpcs are on another port.
+pub(super) fn wrong_port(message: String) -> Status {
+    Status::with_error_details(Code::Unimplemented, message, details("WRONG_PORT"))
+}
+
 /// The request did not arrive in time.
 pub(super) fn request_late(limit: Duration) -> Status {
     let message = format!("the request was not whole within {} s of its headers", limit.as_secs());

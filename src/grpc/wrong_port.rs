@@ -2,8 +2,10 @@
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use http::{HeaderMap, HeaderValue, Method, header};
+
+use super::status;
 
 /// Whether a request speaks gRPC or gRPC-Web.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
@@ -26,17 +28,16 @@ pub fn unimplemented(headers: &HeaderMap, listener: &str, grpc_port: u16) -> Res
     let message = format!("this port does not serve this call: it is {listener}'s. gRPC is served on port {grpc_port}, --grpc-addr");
     let web = content_type(headers).filter(|essence| essence.starts_with("application/grpc-web"));
     let content_type = web.and_then(|web| HeaderValue::from_str(&web).ok()).unwrap_or(HeaderValue::from_static("application/grpc"));
-    let mut response = StatusCode::OK.into_response();
+    let mut response: Response = status::wrong_port(message).into_http();
     response.headers_mut().insert(header::CONTENT_TYPE, content_type);
-    response.headers_mut().insert("grpc-status", HeaderValue::from(tonic::Code::Unimplemented as i32));
-    // Nothing in it has to be percent-encoded.
-    if let Ok(message) = HeaderValue::from_str(&message) {
-        response.headers_mut().insert("grpc-message", message);
-    }
     response
 }
 
 /// axum middleware, for a listener that serves no gRPC (its flag, and the port that does): answers gRPC by itself.
 pub async fn answer_grpc(State((listener, grpc_port)): State<(&'static str, u16)>, request: Request, next: Next) -> Response {
-    if is_grpc(request.headers()) { unimplemented(request.headers(), listener, grpc_port) } else { next.run(request).await }
+    if is_grpc(request.headers()) && request.method() == Method::POST {
+        unimplemented(request.headers(), listener, grpc_port)
+    } else {
+        next.run(request).await
+    }
 }

@@ -24,7 +24,7 @@ use crate::event::Refusal;
 use crate::fold::{MAX_ID_BYTES, Receipt};
 use crate::intake::Intake;
 use crate::listener::{ConnectionNumber, Peer, Tasks, TrustedProxies};
-use crate::origin::{self, Guard, Refused};
+use crate::origin::Guard;
 use answer::Answer;
 use arrivals::Source;
 pub use auth::Secrets;
@@ -93,7 +93,7 @@ fn workspace_id(path: &str) -> Result<Option<Cow<'_, str>>, &'static str> {
 impl Webhooks {
     async fn receive(&self, request: Request<Body>) -> Answer {
         let received = self.intake.now();
-        if let Some(Err(refused)) = self.guard.as_ref().map(|guard| check(guard, &request)) {
+        if let Some(Err(refused)) = self.guard.as_ref().map(|guard| guard.check(&request)) {
             return Answer::refused(StatusCode::FORBIDDEN, Refusal::body(refused.to_string()));
         }
         let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
@@ -165,15 +165,6 @@ impl Webhooks {
             NoBody::Overload(overload) => Answer::to_too_many(overload),
         })
     }
-}
-
-/// Whether a web page may have sent the request. What is no browser names no origin, and a host without a dot, which is a
-/// machine or service of the same network, cannot be somebody else's name.
-fn check(guard: &Guard, request: &Request<Body>) -> Result<(), Refused> {
-    let headers = request.headers().get_all(header::HOST).iter().map(|host| host.to_str().ok());
-    let mut hosts = headers.chain(request.uri().authority().map(|authority| Some(authority.as_str())));
-    let is_local = |host: &str| !host.is_empty() && !host.contains(['.', '@', '[', '%']);
-    if !origin::is_of_a_page(request.headers()) && hosts.all(|host| host.is_some_and(is_local)) { Ok(()) } else { guard.check(request) }
 }
 
 /// Where a request comes from. Every request of a listener says so.

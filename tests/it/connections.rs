@@ -89,11 +89,10 @@ async fn whoever_is_slow_is_let_go_and_holds_nobody_up() {
         nothing(admin),
         served
     );
-    for took in [a, b, d, e, f] {
-        assert!((Duration::from_secs(8)..PATIENCE).contains(&took), "{:?}", [a, b, d, e, f]);
+    // A body is given up before, for it has a least rate. What still comes of it is read, so that its sender sees the answer.
+    for took in [a, b, c, d, e, f] {
+        assert!((Duration::from_secs(8)..PATIENCE).contains(&took), "{:?}", [a, b, c, d, e, f]);
     }
-    // Bodies have a least rate.
-    assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&c), "{c:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
