@@ -84,7 +84,9 @@ fn without_variables_of_conflicts(command: Command) -> Command {
 fn one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let wrong: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: ")).map(|tip| format!("; {tip}")).collect::<String>();
+    let tips = text.lines().filter_map(|line| line.trim().strip_prefix("tip: "));
+    // That an unknown flag could be a value is no help.
+    let tips = tips.filter(|tip| !tip.starts_with("to pass ")).map(|tip| format!("; {tip}")).collect::<String>();
     // Its usage begins with the words of the command that was meant.
     let usage = match error.get(ContextKind::Usage) {
         Some(ContextValue::StyledStr(usage)) => usage.to_string(),

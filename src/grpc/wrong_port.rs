@@ -25,7 +25,8 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
 /// The answer to a gRPC request on the `listener` (its flag), which is not `grpc_port`'s: `UNIMPLEMENTED`, in headers
 /// alone, as gRPC has it.
 pub fn unimplemented(headers: &HeaderMap, listener: &str, grpc_port: u16) -> Response {
-    let message = format!("this port does not serve this call: it is {listener}'s. gRPC is served on port {grpc_port}, --grpc-addr");
+    let what = if listener == "--http-addr" { "takes webhooks" } else { "serves its board and its health" };
+    let message = format!("that is where leadfold {what} ({listener}); gRPC is served on port {grpc_port}, --grpc-addr");
     let web = content_type(headers).filter(|essence| essence.starts_with("application/grpc-web"));
     let content_type = web.and_then(|web| HeaderValue::from_str(&web).ok()).unwrap_or(HeaderValue::from_static("application/grpc"));
     let mut response: Response = status::wrong_port(message).into_http();

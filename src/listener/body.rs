@@ -37,6 +37,8 @@ struct Whereabouts {
     read: bool,
     /// It was read to its end.
     ended: bool,
+    /// It cannot be read any further.
+    broken: bool,
     /// It was dropped before its end.
     rest: Option<Incoming>,
 }
@@ -88,6 +90,7 @@ impl Body for RequestBody {
         let mut whereabouts = left.lock();
         whereabouts.read = true;
         if !matches!(&frame, Some(Ok(_))) || incoming.is_end_stream() {
+            whereabouts.broken = matches!(&frame, Some(Err(_)));
             whereabouts.ended = true;
             drop(whereabouts);
             this.left = None;
@@ -134,7 +137,7 @@ impl Left {
         let (rest, read) = {
             let mut left = self.lock();
             if left.ended {
-                return Unread::Nothing;
+                return if left.broken { Unread::Rest } else { Unread::Nothing };
             }
             (left.rest.take(), left.read)
         };

@@ -160,7 +160,7 @@ impl Webhooks {
                 let words = format!("the body is over {} bytes", self.max_body_bytes);
                 Answer::refused(StatusCode::PAYLOAD_TOO_LARGE, Refusal::body(words))
             }
-            NoBody::Broken => Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body ended before its end")),
+            NoBody::Broken => Answer::refused(StatusCode::BAD_REQUEST, Refusal::body("the body broke off, or its chunks are malformed")),
             NoBody::TooSlow => Answer::refused(StatusCode::REQUEST_TIMEOUT, Refusal::body("the body did not arrive in time")),
             NoBody::Overload(overload) => Answer::to_too_many(overload),
         })

@@ -153,6 +153,20 @@ async fn what_is_too_much_ends_its_connection_in_words() {
     }
 }
 
+/// Where the next request would begin is not known then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_cannot_be_read_ends_its_connection_in_words() {
+    let server = Server::start(&Options::default());
+    let head = format!("POST {WEBHOOK} HTTP/1.1\r\nhost: l\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n");
+    for body in ["zz\r\n", "2\r\n{}2\r\n", "-1\r\n", "2;a=\u{0}\r\nxx", "0\r\nno trailer\r\n\r\n", "ffffffffffffffffff\r\n"] {
+        let mut connection = Raw::to(&server.http).await;
+        connection.send(format!("{head}{body}{}", good())).await;
+        let answer = connection.answer().await;
+        answer.error();
+        assert_eq!((answer.status, answer.is_last()), (400, true), "{body:?}: {answer:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_slow_sender_sees_its_answer() {
     let server = Server::start(&guarded());

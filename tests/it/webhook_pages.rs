@@ -69,7 +69,9 @@ async fn without_a_secret_no_page_posts_events() {
         format!("host: {address}\r\nsec-fetch-site: none\r\n"),
     ] {
         let (status, answer) = post(&server, "HTTP/1.1", &bad).await;
-        assert!(status == 403 && answer["error"].is_string(), "{bad}: {status} {answer}");
+        // With two hosts it is no request at all.
+        let expected = if bad.matches("host:").count() > 1 { 400 } else { 403 };
+        assert!(status == expected && answer["error"].is_string(), "{bad}: {status} {answer}");
     }
     assert_eq!(applied(&server).await, before, "nothing of it was kept");
     assert!(server.logs().contains("status=403"), "{}", server.logs());
