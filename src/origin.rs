@@ -85,9 +85,14 @@ impl Guard {
     pub fn check_origin<B>(&self, request: &Request<B>) -> Result<(), Refused> {
         let headers = request.headers();
         let (site, origin) = (headers.get(SEC_FETCH_SITE), headers.get(header::ORIGIN));
+        // No browser sends one of them twice.
+        if headers.get_all(SEC_FETCH_SITE).iter().count() > 1 || headers.get_all(header::ORIGIN).iter().count() > 1 {
+            return Err(Refused::OtherOrigin);
+        }
         let is_allowed = |origin: &HeaderValue| self.origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes());
         let is_fine = match (site, origin) {
-            (_, Some(origin)) if headers.get_all(header::ORIGIN).iter().count() == 1 && is_allowed(origin) => true,
+            (_, Some(origin)) if is_allowed(origin) => true,
+            // A proxy may have changed the host: the browser knows better.
             (Some(site), _) => site.as_bytes() == b"same-origin",
             (None, Some(origin)) => {
                 let there = origin.to_str().ok().and_then(|origin| origin.split_once("://")?.1.parse::<Authority>().ok());
@@ -201,7 +206,13 @@ mod tests {
         for origin in ["http://127.0.0.1:9091", "http://localhost:9090", "https://evil.example", "null", "", "https://desk.example.evil"] {
             assert_eq!(check(&[("origin", origin)]), Err(Refused::OtherOrigin), "{origin}");
         }
-        assert_eq!(check(&[("origin", "https://desk.example"), ("origin", "https://evil.example")]), Err(Refused::OtherOrigin));
+        for twice in [
+            &[("origin", "https://desk.example"), ("origin", "https://evil.example")][..],
+            &[("origin", "http://127.0.0.1:9090"), ("origin", "https://evil.example")],
+            &[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")],
+        ] {
+            assert_eq!(check(twice), Err(Refused::OtherOrigin), "{twice:?}");
+        }
         assert_eq!(guard.check_origin(&request("http://[::1]:1/", &[("origin", "http://[::1]:1")])), Ok(()), "as HTTP/2 names the host");
     }
 }

@@ -121,13 +121,13 @@ where
                     connection.as_mut().graceful_shutdown();
                 }
             }
+            // hyper would wait for a request of which it has seen an empty line.
+            Event::Idle if !outbox.is_http2() => break Ok(()),
             Event::Idle => {
                 connection.as_mut().graceful_shutdown();
                 silence.allow(FOR_EVER);
                 limit = limit.min(Instant::now() + GRACE);
-                if outbox.is_http2() {
-                    aged.cancel();
-                }
+                aged.cancel();
             }
             Event::SlowHead => {
                 let refusal = Refusal::new(StatusCode::REQUEST_TIMEOUT, "the headers did not arrive in time");
@@ -137,10 +137,7 @@ where
                 }
                 break Ok(());
             }
-            Event::Late if activity.idle_since().is_some() && !outbox.is_http2() => {
-                connection.as_mut().graceful_shutdown();
-                limit = Instant::now() + GRACE;
-            }
+            Event::Late if activity.idle_since().is_some() && !outbox.is_http2() => break Ok(()),
             // What is left is not read, or has no end.
             Event::Gone | Event::Late => {
                 tracing::debug!(listener = settings.name, "a connection that had to end, or that nobody reads, is dropped");

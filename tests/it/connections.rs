@@ -145,7 +145,26 @@ async fn an_idle_connection_lives_as_long_as_it_may_and_one_with_a_watch_stays()
         assert!(answer.status == 408 && answer.is_last() && !answer.error().is_empty(), "{answer:?}");
         assert!((Duration::from_secs(9)..Duration::from_secs(12)).contains(&began.elapsed()), "half a head: {:?}", began.elapsed());
     };
-    tokio::join!(futures::future::join_all(idle), futures::future::join_all(pinged), half_a_preface, half_a_head);
+    // Which some send between requests.
+    let empty_lines = [&server.http, &server.grpc, &server.admin].map(async |address| {
+        let began = Instant::now();
+        let (mut reader, mut writer) = connect(address).await.into_split();
+        let writing = tokio::spawn(async move {
+            while writer.write_all(b"\r\n").await.is_ok() {
+                sleep(Duration::from_millis(500)).await;
+            }
+        });
+        let _ = timeout(PATIENCE, reader.read_to_end(&mut Vec::new())).await.expect("empty lines keep a connection");
+        assert!(expected.contains(&began.elapsed()), "empty lines: {:?}", began.elapsed());
+        writing.abort();
+    });
+    tokio::join!(
+        futures::future::join_all(idle),
+        futures::future::join_all(pinged),
+        futures::future::join_all(empty_lines),
+        half_a_preface,
+        half_a_head
+    );
     assert_eq!(server.logs().matches("status=408").count(), 2, "{}", server.logs());
     let newest = server.apply(&message(&lead_id, "a1", SAMPLE_TIME)).await;
     let told = async { while crate::support::watching::version(&watch.next().await) != newest {} };

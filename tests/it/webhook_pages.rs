@@ -70,7 +70,7 @@ async fn without_a_secret_no_page_posts_events() {
     ] {
         let (status, answer) = post(&server, "HTTP/1.1", &bad).await;
         // With two hosts it is no request at all.
-        let expected = if bad.matches("host:").count() > 1 { 400 } else { 403 };
+        let expected = if bad.contains("\r\nhost:") { 400 } else { 403 };
         assert!(status == expected && answer["error"].is_string(), "{bad}: {status} {answer}");
     }
     assert_eq!(applied(&server).await, before, "nothing of it was kept");
