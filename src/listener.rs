@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -33,11 +33,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use activity::Activity;
 pub use body::RequestBody;
 pub use budget::{Budget, CALLS, SERVICE_STREAMS};
 pub use edge::Tasks;
 use proxy_protocol::ProxyProtocol;
 pub use proxy_protocol::TrustedProxies;
+use refusal::Refusal;
 use stream::Stream;
 pub use tls::{Tls, TlsFiles};
 
@@ -201,7 +203,7 @@ impl Listener {
                     // Most of a connection's memory is needed only by one that says something.
                     let begun = tokio::select! {
                         biased;
-                        begun = begin(stream, peer, &proxies, tls.as_deref(), settings) => begun,
+                        begun = begin(stream, peer, &proxies, tls.as_deref(), settings, &shutdown.polite) => begun,
                         () = async { shutdown.polite.cancelled().await; sleep(LAST_WORDS).await } => None,
                     };
                     if let Some((stream, peer)) = begun {
@@ -226,16 +228,23 @@ async fn begin(
     proxies: &ProxyProtocol,
     tls: Option<&Tls>,
     settings: Settings,
+    polite: &CancellationToken,
 ) -> Option<(Stream, Peer)> {
     // Small messages must not wait for each other. A socket that refuses is about to fail anyway.
     let _ = stream.set_nodelay(true);
     let client = proxies.client(&mut stream, peer, settings.name).await?;
-    let first_byte = timeout(PATIENCE, stream.peek(&mut [0])).await;
+    let mut first = [0];
+    let first_byte = timeout(PATIENCE, stream.peek(&mut first)).await;
     if !matches!(first_byte, Ok(Ok(1))) || proxies.is_surprised(&stream, peer, settings.name).await {
         return None;
     }
     let mut stream = match tls {
         None => Stream::Plain(stream),
+        // No record of TLS begins so, and every request by HTTP does.
+        Some(_) if first[0].is_ascii_alphabetic() => {
+            refuse_unencrypted(stream, settings.name, polite).await;
+            return None;
+        }
         Some(tls) => {
             let accepted = timeout(PATIENCE, tls.accept(stream)).await;
             let accepted = accepted.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
@@ -252,4 +261,14 @@ async fn begin(
     // hyper's timeouts begin with the first byte.
     let first_byte = timeout(PATIENCE, stream.has_first_byte()).await;
     matches!(first_byte, Ok(Ok(true))).then_some((stream, Peer(client)))
+}
+
+/// Tells a peer that speaks HTTP to a port that speaks TLS, in words that it understands.
+async fn refuse_unencrypted(stream: TcpStream, listener: &'static str, polite: &CancellationToken) {
+    let refusal = Refusal::new(StatusCode::BAD_REQUEST, "this port speaks TLS: write https://");
+    refusal.log(listener);
+    metrics::counter!("leadfold_tls_handshake_failures_total", "listener" => listener).increment(1);
+    let (_, outbox) = socket::split(Stream::Plain(stream), Activity::new());
+    outbox.refuse(&refusal);
+    outbox.close(polite).await;
 }

@@ -123,8 +123,10 @@ pub(super) fn what_speaks(url: &Uri, ca_file: Option<&Path>) -> Option<String> {
         converse(StreamOwned::new(ClientConnection::new(Arc::new(trusting(ca_file).ok()?), name).ok()?, socket), url, path)
     };
     let health = ask("/livez")?;
-    if health.starts_with(b"\x15\x03") {
-        return Some("it speaks TLS: write https://".to_owned());
+    const SPEAKS_TLS: &str = "speaks TLS: write https://";
+    let says_so = health.windows(SPEAKS_TLS.len()).any(|window| window == SPEAKS_TLS.as_bytes());
+    if health.starts_with(b"\x15\x03") || says_so {
+        return Some(format!("it {SPEAKS_TLS}"));
     }
     let Some(health) = health.strip_prefix(b"HTTP/1.") else {
         return match health.is_empty() {

@@ -97,7 +97,11 @@ async fn every_listener_is_encrypted() {
         stream.write_all(b"GET /livez HTTP/1.1\r\nhost: l\r\n\r\n").await.expect("sent");
         let mut answer = Vec::new();
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("the end");
-        assert!(!answer.starts_with(b"HTTP"), "{}", String::from_utf8_lossy(&answer));
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.starts_with("HTTP/1.1 400 ") && answer.ends_with("{\"error\":\"this port speaks TLS: write https://\"}\n"),
+            "{answer}"
+        );
     }
     unreachable(get(server.channel(), &lead_id).await);
     eventually("it counts them", async || {
