@@ -1,12 +1,14 @@
 //! A headless Chromium, driven by the WebDriver protocol that its chromedriver speaks.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::redis::free_port;
 use super::server::lines;
 use super::{PATIENCE, eventually};
 
@@ -19,6 +21,26 @@ pub struct Browser {
     session: String,
     web: reqwest::Client,
     _profile: TempDir,
+}
+
+/// Starts chromedriver, and returns its port too; `None`: it has ended instead.
+fn start_driver(program: &Path) -> Option<(Child, u16)> {
+    let port = free_port();
+    let mut command = Command::new(program);
+    command.arg(format!("--port={port}")).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut driver = command.spawn().expect("chromedriver");
+    let said = lines(driver.stdout.take().expect("its stdout"));
+    loop {
+        match said.recv_timeout(START_PATIENCE) {
+            Ok(line) if line.contains("started successfully") => return Some((driver, port)),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                driver.wait().expect("it has ended");
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("chromedriver does not say that it has started"),
+        }
+    }
 }
 
 impl Browser {
@@ -36,20 +58,8 @@ impl Browser {
             return None;
         };
         let profile = tempfile::tempdir().expect("a temporary directory");
-        let mut driver = Command::new(driver)
-            .arg("--port=0")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("chromedriver");
-        let said = lines(driver.stdout.take().expect("its stdout"));
-        let port = loop {
-            let line = said.recv_timeout(START_PATIENCE).expect("chromedriver says its port");
-            if let Some((_, port)) = line.split_once("started successfully on port ") {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
+        // It ends when its port is taken, by IPv4 or IPv6. Asked for any port it looks at one of them only.
+        let (driver, port) = (0..5).find_map(|_| start_driver(&driver)).expect("chromedriver starts on some port");
         let web = reqwest::Client::builder().no_proxy().timeout(START_PATIENCE).build().expect("an HTTP client");
         let mut args: Vec<String> =
             ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage"]

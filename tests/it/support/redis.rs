@@ -11,6 +11,8 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 
+/// What it says, in its directory.
+const LOG: &str = "log";
 /// Who leadfold is to Redis.
 pub const USER: &str = "leadfold";
 /// What it says to prove it.
@@ -133,7 +135,8 @@ impl RedisServer {
             if self.wait_until_it_answers() {
                 return;
             }
-            assert!(Instant::now() < deadline, "redis-server does not start again on port {}", self.port);
+            let log = std::fs::read_to_string(self.dir.path().join(LOG)).unwrap_or_default();
+            assert!(Instant::now() < deadline, "redis-server does not start again on port {}:\n{log}", self.port);
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -202,7 +205,7 @@ fn spawn(port: u16, dir: &TempDir, extra: &[String]) -> Child {
     let program = program();
     Command::new(&program)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", "", "--appendonly", "no"])
-        .args(["--daemonize", "no", "--dir"])
+        .args(["--daemonize", "no", "--logfile", LOG, "--dir"])
         .arg(dir.path())
         .args(["--user", USER, "on", &format!(">{PASSWORD}")])
         .args(USERS.split_whitespace().skip_while(|word| *word != "resetkeys"))
