@@ -61,18 +61,17 @@ async fn leads_that_are_born_move_and_die_are_told(server: Setup) {
 }
 
 async fn initial_snapshots_can_be_skipped(server: Setup) {
-    server.apply(&message("old", "a1", SAMPLE_TIME)).await;
+    let before = server.apply(&message("old", "a1", SAMPLE_TIME)).await;
     let mut watch = LeadsWatch::open(&server, workspace(), true).await;
     let first = watch.next().await;
     assert!(matches!(first, Event::Synced(_)), "{first:?}");
     let version = server.apply(&message("old", "a2", SAMPLE_TIME)).await;
-    // The version of before may be told once more, if it was read only now.
-    let (lead_id, told_version, _) = loop {
-        let told = told(watch.next().await);
-        if told.1 >= version {
-            break told;
-        }
-    };
+    // A known fault of the watch core: the version of before may come once more, if it was read only now. Nothing else may.
+    let mut next = told(watch.next().await);
+    if next.1 == before {
+        next = told(watch.next().await);
+    }
+    let (lead_id, told_version, _) = next;
     assert_eq!((&*lead_id, told_version), ("old", version));
 
     // Its client may know leads from elsewhere: their end is a change too.
